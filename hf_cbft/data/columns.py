@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where a data set keeps its labels, read without decoding images or running transforms."""
+
+import math
+from typing import Any
+
+import numpy as np
+from torch.utils.data import IterableDataset
+
+LABEL_COLUMNS = ("labels", "label", "label_ids")
+
+
+def check_not_empty(dataset: Any, name: str) -> None:
+    """Raise a `ValueError` if `dataset` has no length or no rows."""
+    if not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
+        raise ValueError(
+            f"{name} is a {type(dataset).__name__}, whose rows cannot be drawn by number: give a map-style data set."
+        )
+    if len(dataset) == 0:
+        raise ValueError(f"{name} is empty.")
+
+
+def label_column(dataset: Any, name: str) -> str:
+    """The name of the label column.
+
+    Raises:
+        ValueError: there is none; the columns that are there are listed.
+    """
+    columns = getattr(dataset, "column_names", None)
+    if columns is None:
+        first = dataset[0]
+        columns = list(first) if isinstance(first, dict) else []
+    for column in LABEL_COLUMNS:
+        if column in columns:
+            return column
+    raise ValueError(
+        f"{name} has no label column: it has {', '.join(columns) or 'none'}, and one of {', '.join(LABEL_COLUMNS)} "
+        "is needed."
+    )
+
+
+def class_labels(dataset: Any, name: str, num_classes: int | None = None) -> np.ndarray:
+    """(N,) int64, the class of each row.
+
+    Raises:
+        ValueError: no label column, labels that are not one class a row, or labels outside [0, `num_classes`).
+    """
+    column = label_column(dataset, name)
+    if hasattr(dataset, "with_format"):
+        values = list(dataset.with_format(None)[column])
+    else:
+        values = [dataset[index][column] for index in range(len(dataset))]
+    labels = np.asarray(values)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"The column {column!r} of {name} does not hold one class (a whole number) a row. Multi-label and "
+            "regression targets have no class means; token labels have no class."
+        )
+    upper = math.inf if num_classes is None else num_classes
+    outside = labels[(labels < 0) | (labels >= upper)]
+    if outside.size:
+        known = "at least 0" if num_classes is None else f"0 to {num_classes - 1}"
+        raise ValueError(
+            f"{name} has the label {outside[0]}, but the classes are {known}: match the labels to the model's "
+            "id2label first."
+        )
+    return labels.astype(np.int64)

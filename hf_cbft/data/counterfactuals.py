@@ -1,0 +1,125 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""Counterfactual evaluation sets: the cue as it was, randomized, or alone."""
+
+import hashlib
+import json
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+
+from hf_cbft.data.columns import check_not_empty, class_labels, label_column
+from hf_cbft.data.cues import Cue
+
+
+def _content(example: dict[str, Any]) -> bytes:
+    """Bytes that stand for a row: equal for equal rows, whatever their place in the data set."""
+    digest = hashlib.blake2b(digest_size=16)
+    for column in sorted(example):
+        value = example[column]
+        digest.update(column.encode())
+        if hasattr(value, "tobytes"):  # PIL images, arrays
+            digest.update(f"{getattr(value, 'mode', '')}{getattr(value, 'size', '')}".encode())
+            digest.update(value.tobytes())
+        else:
+            digest.update(json.dumps(value, sort_keys=True, default=repr).encode())
+    return digest.digest()
+
+
+def _draw(content: bytes, purpose: str, seed: int, below: int) -> int:
+    """A whole number in [0, `below`), uniform, that depends on (seed, purpose, content) alone."""
+    digest = hashlib.blake2b(content, key=f"{purpose}:{seed}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % below
+
+
+def _set_cue(dataset: Dataset, cue: Cue, values: list[Any]) -> Dataset:
+    """`dataset` with the cue of row i at values[i]; `None` leaves the row alone."""
+
+    def apply(example: dict[str, Any], index: int) -> dict[str, Any]:
+        value = values[index]
+        return example if value is None else cue.apply(example, value)
+
+    return dataset.map(apply, with_indices=True, features=dataset.features, desc="Setting the cue")
+
+
+def add_cue(dataset: Dataset, cue: Cue, share: float = 1.0, seed: int = 0) -> Dataset:
+    """`dataset` with the cue of its own label on a share of the rows, drawn from (seed, content of the row).
+
+    Args:
+        dataset (`datasets.Dataset`): clean rows.
+        cue ([`Cue`]): what is set.
+        share (`float`, *optional*, defaults to 1.0): fraction of the rows that carry the cue.
+        seed (`int`, *optional*, defaults to 0): of the draw.
+
+    Raises:
+        ValueError: share outside [0, 1], no rows, or no label column.
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"The cue's share is {share}; give a fraction between 0 and 1.")
+    check_not_empty(dataset, "The data set")
+    labels = class_labels(dataset, "The data set")
+    resolution = 2**53
+    carries = [_draw(_content(row), "share", seed, resolution) < share * resolution for row in dataset]
+    values = [cue.value_of(int(label)) if has else None for label, has in zip(labels, carries, strict=True)]
+    return _set_cue(dataset, cue, values)
+
+
+def make_counterfactuals(dataset: Dataset, cue: Cue, seed: int = 0) -> DatasetDict:
+    """Four sets that tell a model that relies on the cue from one that ignores it.
+
+    | set | input | cue | label | a model that ignores the cue |
+    |---|---|---|---|---|
+    | `no_cue` | the row's | none | the row's | its accuracy |
+    | `cue` | the row's | of the label | the row's | the same |
+    | `rand_cue` | the row's | uniform over all values | the row's | the same |
+    | `rand_input` | of a uniformly drawn row | of the label | the row's, which the cue names | 1 / K |
+
+    Draws come from a hash of (seed, content of the row): every model meets the same sets, in whatever order the rows
+    stand.
+
+    Args:
+        dataset (`datasets.Dataset`): clean rows with a label column.
+        cue ([`Cue`]): [`BoxCue`], [`TokenCue`] or your own object with `values`, `value_of` and `apply`.
+        seed (`int`, *optional*, defaults to 0): of the draws.
+
+    Returns:
+        `datasets.DatasetDict` with the four sets, each as long as `dataset`.
+
+    Raises:
+        ValueError: no rows, no label column, or a label that the cue has no value for.
+
+    Source: the sets NC, C, RC and RI of Lubana et al., ICML 2023, section 4.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset, disable_progress_bars
+    >>> from hf_cbft import TokenCue, make_counterfactuals
+    >>> disable_progress_bars()
+    >>> rows = Dataset.from_dict({"text": ["good", "bad"], "label": [1, 0]})
+    >>> sets = make_counterfactuals(rows, TokenCue(["@@", "##"]), seed=0)
+    >>> list(sets["cue"]["text"])
+    ['## good', '@@ bad']
+
+    ```
+    """
+    check_not_empty(dataset, "The data set")
+    labels = [int(label) for label in class_labels(dataset, "The data set")]
+    own = [cue.value_of(label) for label in labels]
+    contents = [_content(row) for row in dataset]
+    by_content = sorted(range(len(dataset)), key=lambda index: contents[index])
+    random_values = [cue.values[_draw(content, "rand_cue", seed, len(cue.values))] for content in contents]
+    sources = [by_content[_draw(content, "rand_input", seed, len(dataset))] for content in contents]
+    column = label_column(dataset, "The data set")
+    foreign = dataset.select(sources).map(
+        lambda example, index: {**example, column: labels[index]},
+        with_indices=True,
+        features=dataset.features,
+        desc="Drawing inputs",
+    )
+    return DatasetDict(
+        no_cue=dataset,
+        cue=_set_cue(dataset, cue, own),
+        rand_cue=_set_cue(dataset, cue, random_values),
+        rand_input=_set_cue(foreign, cue, own),
+    )

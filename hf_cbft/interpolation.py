@@ -1,0 +1,144 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""A live model put at a point of a path, for as long as a `with` block lasts."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from hf_cbft.paths import Weights
+
+
+class Path(Protocol):
+    """What a path has to offer: its anchors (None is the live model) and their coefficients at alpha."""
+
+    @property
+    def anchors(self) -> Sequence[Weights | None]: ...
+
+    def coefficients(self, alpha: float) -> Sequence[float]: ...
+
+
+def named_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and persistent buffers of `model` by name, tied ones once. The tensors are the model's own."""
+    weights: dict[str, torch.Tensor] = dict(model.named_parameters())
+    persistent = model.state_dict(keep_vars=True).keys()
+    weights.update((name, buffer) for name, buffer in model.named_buffers() if name in persistent)
+    return weights
+
+
+def copy_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A detached copy of [`named_weights`], on the same devices: an anchor that later training does not move."""
+    return {name: tensor.detach().clone() for name, tensor in named_weights(model).items()}
+
+
+def check_same_weights(expected: Weights, given: Weights, what: str) -> None:
+    """Raise a `ValueError` that names the first three weights in which `given` differs from `expected`."""
+    differences = [f"{name} is missing" for name in expected if name not in given]
+    differences += [f"{name} is not in the model" for name in given if name not in expected]
+    differences += [
+        f"{name} has shape {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    if differences:
+        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
+        raise ValueError(
+            f"{what} cannot be interpolated with the model: {'; '.join(differences[:3])}{more}. "
+            "Both ends need the same architecture and sizes."
+        )
+
+
+def _write_combination(out: torch.Tensor, tensors: Sequence[torch.Tensor], coefficients: Sequence[float]) -> None:
+    """Write sum_i c_i * tensors[i] into `out`, in place.
+
+    Written as A_k + sum_i c_i (A_i - A_k) around the anchor with the largest coefficient: exact at the anchors
+    themselves, and where all anchors agree (frozen weights stay bit for bit what they are). Integers follow A_k.
+    """
+    largest = max(range(len(tensors)), key=lambda i: coefficients[i])
+    base = tensors[largest].to(out.device)
+    if not out.is_floating_point():
+        out.copy_(base)
+        return
+    # bfloat16 and float16 would round the differences away.
+    dtype = torch.promote_types(out.dtype, torch.float32)
+    base = base.to(dtype)
+    moved = base
+    for i, (tensor, coefficient) in enumerate(zip(tensors, coefficients, strict=True)):
+        if i != largest and coefficient != 0.0:
+            moved = moved + coefficient * (tensor.to(out.device, dtype) - base)
+    out.copy_(moved)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """`model.eval()` for a block; afterwards each module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def at_point(model: nn.Module, path: Path, alpha: float) -> Iterator[nn.Module]:
+    r"""Put a live model at gamma(alpha) of a path; afterwards it is bit for bit what it was.
+
+    The weights are written into the model's own parameters and persistent buffers, so it stays the same module object:
+    wrappers, hooks and compiled code go on to hold. The displaced weights are saved once and serve as the live anchor:
+    an open block costs one copy of the weights.
+
+    Gradients: run backward *inside* the block (activation checkpointing computes the forward pass again in backward).
+    The gradients that arrive are dL/dgamma. Where the live model is the end of a `LinearPath`, dL/dtheta is alpha
+    times that: multiply the loss by alpha.
+
+    Buffers: running statistics are interpolated like weights and restored with them. To leave them out of a training
+    pass see `hf_cbft.batchnorm.batch_statistics`; to estimate them anew, `hf_cbft.batchnorm.recalibrate`.
+
+    Args:
+        model (`torch.nn.Module`): the live model.
+        path ([`LinearPath`]): its anchors are weights by name; `None` among them is the live model.
+        alpha (`float`): in [0, 1].
+
+    Yields:
+        `torch.nn.Module`: the same object.
+
+    Raises:
+        ValueError: alpha outside [0, 1], or an anchor with other names or shapes (the first three are named). Nothing
+        has been written by then.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_cbft import LinearPath, at_point
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> _ = torch.nn.init.constant_(model.weight, 4.0)
+    >>> with at_point(model, LinearPath(start={"weight": torch.zeros(1, 1)}), 0.25):
+    ...     print(model.weight.item())
+    1.0
+    >>> model.weight.item()
+    4.0
+
+    ```
+    """
+    coefficients = path.coefficients(alpha)
+    live = named_weights(model)
+    for anchor in path.anchors:
+        if anchor is not None:
+            check_same_weights(live, anchor, "The other end of the path")
+    displaced = {name: tensor.detach().clone() for name, tensor in live.items()}
+    anchors = [displaced if anchor is None else anchor for anchor in path.anchors]
+    try:
+        with torch.no_grad():
+            for name, tensor in live.items():
+                _write_combination(tensor, [anchor[name] for anchor in anchors], coefficients)
+        yield model
+    finally:
+        with torch.no_grad():
+            for name, tensor in live.items():
+                tensor.copy_(displaced[name])

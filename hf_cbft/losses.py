@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""The two terms that connectivity-based fine-tuning adds to the cross-entropy, as pure functions of tensors."""
+
+import torch
+import torch.nn.functional as F
+
+
+def barrier_loss(
+    path_loss: torch.Tensor, ref_loss: float | torch.Tensor = 0.0, margin: float | torch.Tensor = 1.0
+) -> torch.Tensor:
+    r"""L_B = | ref_loss + margin - path_loss |
+
+    Pulls the loss at a point of the path up to `margin` above the reference's own loss. The paper's formula,
+    | 1 - L |, is the one with `ref_loss` = 0; where the reference's loss on the cue data is not near 0, that formula
+    would pull the path loss *down*, which trains on the cue.
+
+    Args:
+        path_loss (`torch.Tensor`): scalar, the cross-entropy of the cue data at gamma(alpha), in nats.
+        ref_loss (`float` or `torch.Tensor`, *optional*, defaults to 0.0): the reference's own, in nats.
+        margin (`float` or `torch.Tensor`, *optional*, defaults to 1.0): height of the wanted barrier, in nats.
+
+    Returns:
+        `torch.Tensor`: scalar, differentiable in `path_loss`.
+
+    Source: Lubana et al., ICML 2023, equation of L_B in section 5.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_cbft import barrier_loss
+    >>> barrier_loss(torch.tensor(0.25))
+    tensor(0.7500)
+
+    ```
+    """
+    return (ref_loss + margin - path_loss).abs()
+
+
+def _class_means(representations: torch.Tensor, labels: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, ...]:
+    """Class means (K, D) and class counts (K,). A matrix product, so that it is deterministic on every device."""
+    one_hot = F.one_hot(labels, num_classes).to(representations.dtype)
+    counts = one_hot.sum(dim=0)
+    return (one_hot.T @ representations) / counts.clamp(min=1.0)[:, None], counts
+
+
+def _unit(vectors: torch.Tensor) -> torch.Tensor:
+    """n(v) = v / ||v|| over the last axis; n(0) = 0 with gradient 0 (a small epsilon would give 1 / epsilon)."""
+    norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    nonzero = norms > 0
+    return torch.where(nonzero, vectors / torch.where(nonzero, norms, 1.0), 0.0)
+
+
+def invariance_loss(
+    clean_representations: torch.Tensor,
+    clean_labels: torch.Tensor,
+    cue_representations: torch.Tensor,
+    cue_labels: torch.Tensor,
+    num_classes: int,
+) -> torch.Tensor:
+    r"""L_I / K = 1/K * sum_k || n(mean f over clean rows of k) - n(mean f over cue rows of k) ||^2, n(v) = v / ||v||
+
+    Classes absent from either half are left out of the sum, which is divided by K all the same. A mean of length 0
+    has no direction: n(0) = 0, without a gradient.
+
+    Args:
+        clean_representations (`torch.Tensor`): (N, D), what enters the last linear layer for the clean rows.
+        clean_labels (`torch.Tensor`): (N,), classes in [0, K).
+        cue_representations (`torch.Tensor`): (M, D), the same for the rows with the cue.
+        cue_labels (`torch.Tensor`): (M,).
+        num_classes (`int`): K.
+
+    Returns:
+        `torch.Tensor`: scalar in [0, 4], differentiable in both representations; float32 for half-precision input.
+
+    Source: Lubana et al., ICML 2023, equation of L_I in section 5, with its factor 1 / K.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_cbft import invariance_loss
+    >>> clean, cue = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+    >>> invariance_loss(clean, torch.tensor([1]), cue, torch.tensor([1]), num_classes=2)
+    tensor(1.)
+
+    ```
+    """
+    if clean_representations.dtype in (torch.float16, torch.bfloat16):
+        clean_representations, cue_representations = clean_representations.float(), cue_representations.float()
+    clean_means, clean_counts = _class_means(clean_representations, clean_labels, num_classes)
+    cue_means, cue_counts = _class_means(cue_representations, cue_labels, num_classes)
+    squared = (_unit(clean_means) - _unit(cue_means)).square().sum(dim=-1)
+    return torch.where((clean_counts > 0) & (cue_counts > 0), squared, 0.0).sum() / num_classes

@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny models, made from configurations once a session; a test that changes one works on a deep copy."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import copy
+
+import datasets
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+# Two workers share two cores.
+torch.set_num_threads(1)
+datasets.disable_progress_bars()
+
+NUM_CLASSES = 4
+
+
+def make_vit() -> ViTForImageClassification:
+    return ViTForImageClassification(
+        ViTConfig(
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            image_size=8,
+            patch_size=4,
+            num_labels=NUM_CLASSES,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            attn_implementation="sdpa",
+        )
+    )
+
+
+def make_bert() -> BertForSequenceClassification:
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=50,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=32,
+            num_labels=NUM_CLASSES,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            attn_implementation="sdpa",
+        )
+    )
+
+
+def make_resnet() -> ResNetForImageClassification:
+    return ResNetForImageClassification(
+        ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=NUM_CLASSES
+        )
+    )
+
+
+def make_gpt2() -> GPT2LMHeadModel:
+    """Its output weights are its input embeddings: one tied tensor."""
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=50,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            n_positions=32,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            attn_implementation="sdpa",
+        )
+    )
+
+
+MAKERS = {"vit": make_vit, "bert": make_bert, "resnet": make_resnet, "gpt2": make_gpt2}
+
+
+@pytest.fixture(scope="session")
+def _originals():
+    models = {}
+    for name, make in MAKERS.items():
+        torch.manual_seed(0)
+        models[name] = make()
+    return models
+
+
+@pytest.fixture
+def make_model(_originals):
+    """`make_model(name, seed=None)`: a deep copy of the session's model, or one of other weights with a seed."""
+
+    def make(name: str, seed: int | None = None) -> torch.nn.Module:
+        model = copy.deepcopy(_originals[name])
+        if seed is not None:
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+        return model
+
+    return make
+
+
+@pytest.fixture
+def make_batch():
+    """`make_batch(name, rows, seed)`: model inputs with labels, in float32; texts are padded on the right."""
+
+    def make(name: str, rows: int = 6, seed: int = 0) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.arange(rows) % NUM_CLASSES
+        if name in ("vit", "resnet"):
+            size = 8 if name == "vit" else 32
+            return {"pixel_values": torch.randn(rows, 3, size, size, generator=generator), "labels": labels}
+        input_ids = torch.randint(1, 50, (rows, 10), generator=generator)
+        attention_mask = torch.ones_like(input_ids)
+        attention_mask[0, 7:] = 0
+        labels = labels if name == "bert" else input_ids.masked_fill(attention_mask == 0, -100)
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+    return make
