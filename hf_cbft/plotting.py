@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of a result's plain data. One style for all of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def set_style(name: str, index: int) -> dict[str, Any]:
     return SET_STYLES.get(name, {"color": _OTHER_COLORS[index % len(_OTHER_COLORS)], "marker": "o"})
 
 
-def draw_lines(axes: Axes, alphas: Sequence[float], values_by_set: Mapping[str, Sequence[float]]) -> None:
+def draw_lines(axes: Axes, alphas: Any, values_by_set: Mapping[str, Any]) -> None:
     for index, (name, values) in enumerate(values_by_set.items()):
         axes.plot(alphas, values, label=name, **set_style(name, index))
     axes.set_xlabel("alpha")
@@ -61,7 +61,7 @@ def plot_result(result: Mapping[str, Any], file: str | Path) -> None:
         result (`Mapping`): what `ConnectivityResult.to_dict` gives.
         file (`str` or `Path`): `.png`, `.svg` or `.pdf`.
     """
-    metrics = next(iter(result["metrics"].values()), {})
+    metrics: Mapping[str, Any] = next(iter(result["metrics"].values()), {})
     metric = next(iter(metrics), None)
     with figure(1, 1 if metric is None else 2, file) as axes:
         losses = axes[0][0]

@@ -56,6 +56,7 @@ class Representation:
 
     def _matches(self, logits: torch.Tensor) -> torch.Tensor:
         """(B, T), where a position's output is the row of `logits`. Mixed precision hands logits on in float32."""
+        assert self.output is not None  # as `gives` has checked
         return (self.output.to(logits.dtype) == logits[:, None, :]).all(dim=-1)
 
     def per_row(self, logits: torch.Tensor) -> torch.Tensor:

@@ -124,13 +124,10 @@ class CBFTTrainer(Trainer):
         )
         if model is None:
             _check_inputs(self.model, ref_model, args, train_dataset, cue_dataset)
-        trimmed = (
-            [drop_unused_columns(dataset, self.model) for dataset in (train_dataset, cue_dataset)]
-            if args.remove_unused_columns
-            else [train_dataset, cue_dataset]
-        )
+        if args.remove_unused_columns:
+            train_dataset, cue_dataset = (drop_unused_columns(d, self.model) for d in (train_dataset, cue_dataset))
         pair_seed = args.seed if args.data_seed is None else args.data_seed
-        self.train_dataset = pair_clean_with_cue(*trimmed, args.pairing, pair_seed)
+        self.train_dataset = pair_clean_with_cue(train_dataset, cue_dataset, args.pairing, pair_seed)
         if self.train_dataset.classes_without_cue:
             logger.warning(
                 f"cue_dataset has no rows of the classes {self.train_dataset.classes_without_cue}: their partners are "
@@ -260,6 +257,8 @@ class CBFTTrainer(Trainer):
             self.args.alpha_max,
         )
         unwrapped = self.accelerator.unwrap_model(model)
+        assert self._path is not None
+        assert self.ref_loss is not None
         with at_point(unwrapped, self._path, alpha), batch_statistics(unwrapped):
             with self.compute_loss_context_manager():
                 path_loss = self._plain_loss(model, cue)
@@ -339,7 +338,7 @@ def _refuse_unsupported(args: CBFTConfig) -> None:
 
 
 def _check_inputs(
-    model: nn.Module, ref_model: nn.Module | None, args: CBFTConfig, train_dataset: Any, cue_dataset: Any
+    model: Any, ref_model: nn.Module | None, args: CBFTConfig, train_dataset: Any, cue_dataset: Any
 ) -> None:
     """Everything about model and data that can be wrong, before anything is written."""
     if getattr(model, "peft_config", None) or getattr(model, "_hf_peft_config_loaded", False):

@@ -65,9 +65,7 @@ def make_bert() -> BertForSequenceClassification:
 
 def make_resnet() -> ResNetForImageClassification:
     return ResNetForImageClassification(
-        ResNetConfig(
-            embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=NUM_CLASSES
-        )
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=NUM_CLASSES)
     )
 
 

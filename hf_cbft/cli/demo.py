@@ -1,0 +1,204 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""Train a small model that relies on a cue, take it off with CBFT, and measure the paths: minutes, no download."""
+
+import json
+import os
+import shutil
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from hf_cbft.files import write_json
+
+# Written first, so that a later start knows the folder for one of its own.
+SETTINGS_FILE = "demo.json"
+
+
+@dataclass
+class Arguments:
+    output_dir: str = field(default="cbft-demo", metadata={"help": "Folder for models, data and figures."})
+    seeds: list[int] = field(
+        default_factory=lambda: [0], metadata={"help": "Each trains all models once; the table is their mean."}
+    )
+    model: str = field(default="vit", metadata={"help": "vit: a transformer; resnet: a BatchNorm network."})
+    device: str = field(default="cpu", metadata={"help": "Where to train: cpu, cuda, cuda:1, mps."})
+    quick: bool = field(default=False, metadata={"help": "Go through all of it in seconds; the figures mean nothing."})
+    overwrite: bool = field(default=False, metadata={"help": "Remove an earlier demo from the folder first."})
+    resume: bool = field(default=False, metadata={"help": "Go on where an interrupted demo stopped."})
+
+
+def check(arguments: Arguments) -> None:
+    """Refuse what cannot work, before anything is trained or written.
+
+    Raises:
+        ValueError: unknown model or device, bad seeds, contradicting options, or a folder that is not free.
+        ImportError: scikit-learn, which brings the data, is missing.
+    """
+    import torch
+
+    from hf_cbft.cli.demo_jobs import MODELS
+    from hf_cbft.data.digits import load_digits
+
+    if arguments.model not in MODELS:
+        raise ValueError(f"unknown model {arguments.model!r}; there is {' and '.join(MODELS)}.")
+    if any(seed < 0 for seed in arguments.seeds):
+        raise ValueError(f"seeds are whole numbers from 0 on; got {min(arguments.seeds)}.")
+    if not arguments.seeds or len(set(arguments.seeds)) < len(arguments.seeds):
+        raise ValueError(f"each seed once, at least one; got {arguments.seeds}.")
+    try:
+        torch.empty(0, device=arguments.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {arguments.device!r} cannot be used ({reason}); cpu always can.") from None
+    if arguments.overwrite and arguments.resume:
+        raise ValueError("--overwrite removes what --resume would go on from: give one of them.")
+    load_digits()
+    _check_folder(Path(arguments.output_dir), arguments)
+
+
+def _check_folder(folder: Path, arguments: Arguments) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: name a folder with --output-dir.")
+    settings = folder / SETTINGS_FILE
+    if arguments.resume:
+        if not settings.exists():
+            raise ValueError(f"{folder} holds no demo to resume: start it without --resume.")
+        before = json.loads(settings.read_text(encoding="utf-8"))["arguments"]
+        changed = [name for name in ("model", "device", "quick") if before[name] != getattr(arguments, name)]
+        if changed:
+            was = ", ".join(f"--{name} {before[name]}" for name in changed)
+            raise ValueError(f"the demo in {folder} was started with {was}: resume it with the same, or start anew.")
+    elif folder.exists() and any(folder.iterdir()):
+        if not arguments.overwrite:
+            raise ValueError(
+                f"{folder} exists and is not empty: name another folder with --output-dir, go on with --resume, or "
+                "replace it with --overwrite."
+            )
+        if not settings.exists():
+            raise ValueError(f"{folder} is not a folder of this demo, so --overwrite will not remove it.")
+
+
+def run(arguments: Arguments) -> int:
+    from hf_cbft.cli.demo_jobs import RECIPES
+    from hf_cbft.cli.demo_report import Report
+
+    folder = Path(arguments.output_dir)
+    if arguments.overwrite and folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = RECIPES[arguments.model].quick() if arguments.quick else RECIPES[arguments.model]
+    settings = {"arguments": {**asdict(arguments), "output_dir": folder.name}, "recipe": asdict(recipe)}
+    write_json(folder / SETTINGS_FILE, settings)
+    began = time.perf_counter()
+    print(
+        f"hf-cbft demo: {recipe.model}, seeds {' '.join(map(str, arguments.seeds))}, into {folder}/ "
+        "(two sets of pictures of digits: one has a box whose place tells the label away)"
+    )
+    try:
+        _run_jobs(folder, arguments, recipe)
+    except KeyboardInterrupt:
+        finished = sorted(str(path.parent.relative_to(folder)) for path in folder.glob("seed-*/*/record.json"))
+        raise KeyboardInterrupt(
+            f"Whole and readable in {folder}: {', '.join(finished) or 'nothing yet'}. Go on with the same command and "
+            "--resume."
+        ) from None
+    report = Report(folder, arguments.seeds, settings)
+    report.write()
+    print(report.screen())
+    print(
+        f"\n{time.perf_counter() - began:.0f} s. Models, data, results.json, paths.png and README.md are in {folder}/"
+    )
+    if arguments.quick:
+        print("This was --quick: a walk through all the steps, whose figures mean nothing.")
+    return 0
+
+
+def _run_jobs(folder: Path, arguments: Arguments, recipe: Any) -> None:
+    """Train and measure everything, models side by side, a thread each. What is there already is left alone."""
+    from tqdm.auto import tqdm
+
+    from hf_cbft.cli import demo_jobs as jobs
+
+    on_cpu = arguments.device == "cpu"
+    workers = min(_available_cores(), len(jobs.finetuning_jobs(recipe, 0)) * len(arguments.seeds)) if on_cpu else 1
+    executor = ProcessPoolExecutor(workers, get_context("spawn"), jobs.prepare_worker, (1,))
+    waiting: dict[Future, tuple[int, str]] = {}
+    candidates_left = {seed: len(recipe.large_lrs) for seed in arguments.seeds}
+
+    def submit(seed: int, what: str, function: Any, *args: Any) -> None:
+        waiting[executor.submit(function, folder / f"seed-{seed}", *args)] = (seed, what)
+
+    total = len(arguments.seeds) * (len(jobs.finetuning_jobs(recipe, 0)) + 2)
+    try:
+        with tqdm(total=total, desc="models", unit="model", disable=None) as progress:
+            for seed in arguments.seeds:
+                submit(seed, "pretrained", _pretrain, recipe, jobs.pretraining_job(recipe, seed), arguments.device)
+            while waiting:
+                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    seed, what = waiting.pop(future)
+                    line = future.result()
+                    progress.update()
+                    if line:
+                        progress.write(f"seed {seed}  {line}", file=sys.stdout)
+                    if what == "pretrained":
+                        for job in jobs.finetuning_jobs(recipe, seed):
+                            what = "candidate" if job.is_candidate else job.name
+                            submit(seed, what, _finetune, recipe, job, arguments.device)
+                    elif what == "candidate":
+                        candidates_left[seed] -= 1
+                        if candidates_left[seed] == 0:
+                            submit(seed, "naive-large", _finish_large, recipe, arguments.device)
+    except BaseException:
+        # Half-written folders have temporary names, and their owners are gone after this.
+        for process in list(getattr(executor, "_processes", {}).values()):
+            process.kill()
+        executor.shutdown(wait=True, cancel_futures=True)
+        for leftover in folder.glob("**/.*-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        raise
+    executor.shutdown()
+
+
+def _available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _pretrain(folder: Path, recipe: Any, job: Any, device: str) -> str:
+    from hf_cbft.cli import demo_jobs as jobs
+
+    jobs.write_data(folder / "data", recipe, job.seed)
+    jobs.train(folder, recipe, job, device)
+    return "pretrained"
+
+
+def _finetune(folder: Path, recipe: Any, job: Any, device: str) -> str:
+    from hf_cbft.cli import demo_jobs as jobs
+
+    if job.is_candidate:
+        if not (folder / "naive-large").exists():
+            jobs.train(folder, recipe, job, device)
+        return ""
+    jobs.train(folder, recipe, job, device)
+    jobs.measure(folder, recipe, job.name, device)
+    return _summary(folder, job.name)
+
+
+def _finish_large(folder: Path, recipe: Any, device: str) -> str:
+    from hf_cbft.cli import demo_jobs as jobs
+
+    jobs.pick_candidate(folder)
+    jobs.measure(folder, recipe, "naive-large", device)
+    return _summary(folder, "naive-large")
+
+
+def _summary(folder: Path, name: str) -> str:
+    result = json.loads((folder / "paths" / name / "result.json").read_text(encoding="utf-8"))
+    seconds = json.loads((folder / name / "record.json").read_text(encoding="utf-8"))["train_seconds"]
+    accuracies = "  ".join(f"{part} {by['accuracy'][-1]:.2f}" for part, by in result["metrics"].items())
+    return f"{name:13} {accuracies}  barrier on cue {result['barriers']['cue']['height']:.2f}  ({seconds:.0f} s)"

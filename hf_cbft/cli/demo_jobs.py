@@ -1,0 +1,280 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo trains and measures: its recipe, and the jobs of one seed, each of which leaves a whole folder."""
+
+import json
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from transformers import (
+    PrinterCallback,
+    ResNetConfig,
+    ResNetForImageClassification,
+    Trainer,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+    set_seed,
+)
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers.utils import logging
+
+from hf_cbft.checkpoints import load_model
+from hf_cbft.config import CBFTConfig
+from hf_cbft.connectivity import ConnectivityEvaluator
+from hf_cbft.data.counterfactuals import add_cue, make_counterfactuals
+from hf_cbft.data.cues import BoxCue
+from hf_cbft.data.digits import IMAGE_SIZE, load_digits
+from hf_cbft.data.inputs import InputCollator
+from hf_cbft.files import whole_folder, write_json
+from hf_cbft.trainer import CBFTTrainer
+
+MODELS = ("vit", "resnet")
+CANDIDATES = "naive-large-candidates"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Data, model and training of the demo. Learning rates are AdamW's; every fine-tuning takes `steps` steps.
+
+    Set on seeds outside 0-9, so that the seeds that are shown were not chosen for.
+    """
+
+    model: str
+    contrast: float
+    noise: float
+    cue_share: float
+    pretrain_steps: int
+    pretrain_lr: float
+    steps: int
+    small_lr: float
+    medium_lr: float
+    large_lrs: tuple[float, ...]
+    cbft_lr: float
+    invariance_coef: float
+    batch_size: int = 64
+    num_points: int = 11
+    test_rows: int | None = None
+
+    def quick(self) -> "Recipe":
+        """The same way through in seconds. Its figures mean nothing."""
+        return replace(
+            self, pretrain_steps=60, steps=12, large_lrs=self.large_lrs[:2], num_points=5, test_rows=60, batch_size=32
+        )
+
+
+RECIPES = {
+    "vit": Recipe(
+        model="vit",
+        contrast=0.6,
+        noise=0.0,
+        cue_share=0.9,
+        pretrain_steps=450,
+        pretrain_lr=2e-3,
+        steps=360,
+        small_lr=1e-4,
+        medium_lr=2e-3,
+        large_lrs=(4e-3, 6e-3, 8e-3),
+        cbft_lr=2e-3,
+        invariance_coef=10.0,
+    ),
+    "resnet": Recipe(
+        model="resnet",
+        contrast=0.6,
+        noise=0.2,
+        cue_share=0.95,
+        pretrain_steps=450,
+        pretrain_lr=2e-3,
+        steps=400,
+        small_lr=1e-4,
+        medium_lr=2e-3,
+        large_lrs=(5e-3, 1e-2, 2e-2),
+        cbft_lr=1e-2,
+        invariance_coef=10.0,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model of one seed, by the name of its folder."""
+
+    seed: int
+    name: str
+    learning_rate: float
+    # Fields of CBFTConfig, or None for a plain Trainer.
+    cbft: dict[str, Any] | None = None
+
+    @property
+    def is_candidate(self) -> bool:
+        return self.name.startswith(CANDIDATES)
+
+
+def pretraining_job(recipe: Recipe, seed: int) -> Job:
+    return Job(seed, "pretrained", recipe.pretrain_lr)
+
+
+def finetuning_jobs(recipe: Recipe, seed: int) -> list[Job]:
+    """Every model that starts from `pretrained`, the longest first."""
+    cbft = {"invariance_coef": recipe.invariance_coef}
+    return [
+        Job(seed, "cbft-paper", recipe.cbft_lr, {**cbft, "barrier_stop_ratio": 1.0}),
+        Job(seed, "cbft", recipe.cbft_lr, cbft),
+        *(Job(seed, f"{CANDIDATES}/{rate:g}", rate) for rate in recipe.large_lrs),
+        Job(seed, "naive-medium", recipe.medium_lr),
+        Job(seed, "naive-small", recipe.small_lr),
+    ]
+
+
+def prepare_worker(threads: int) -> None:
+    """Quiet libraries and one thread a worker, before its first job."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the workers
+    torch.set_num_threads(threads)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def write_data(folder: Path, recipe: Recipe, seed: int) -> None:
+    """The four test sets of a seed as `datasets.load_from_disk` folders."""
+    if not folder.exists():
+        test = load_digits(recipe.contrast, recipe.noise)["test"]
+        if recipe.test_rows is not None:
+            test = test.select(range(recipe.test_rows))
+        with whole_folder(folder) as written:
+            for name, dataset in make_counterfactuals(test, BoxCue(), seed).items():
+                dataset.save_to_disk(written / name)
+
+
+def train(folder: Path, recipe: Recipe, job: Job, device: str) -> None:
+    """Train one model of the seed folder and save it with its image processor and a record of how it was made."""
+    target = folder / job.name
+    if target.exists():
+        return
+    digits = load_digits(recipe.contrast, recipe.noise)
+    processor = ViTImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_resize=False)
+    with_cue = add_cue(digits["pretrain"], BoxCue(), recipe.cue_share, job.seed)
+    pretraining = job.name == "pretrained"
+    model = build_model(recipe.model, job.seed) if pretraining else load_model(folder / "pretrained")
+    shared = {"model": model, "train_dataset": with_cue if pretraining else digits["finetune"]}
+    with tempfile.TemporaryDirectory() as scratch:
+        options = _training_options(recipe, job, scratch, device)
+        trainer: Trainer
+        if job.cbft is None:
+            trainer = Trainer(
+                **shared,
+                args=TrainingArguments(**options, remove_unused_columns=False),
+                data_collator=InputCollator(model, processor),
+            )
+        else:
+            args = CBFTConfig(**options, **job.cbft)
+            trainer = CBFTTrainer(**shared, args=args, cue_dataset=with_cue, processing_class=processor)
+        trainer.remove_callback(PrinterCallback)
+        began = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - began
+    record = {**asdict(job), "train_seconds": seconds, "log": trainer.state.log_history}
+    if job.is_candidate:
+        validation = make_counterfactuals(digits["validation"], BoxCue(), job.seed)["rand_cue"]
+        record["validation_rand_cue"] = _accuracy(model, processor, validation)
+    with whole_folder(target) as written:
+        model.save_pretrained(written)
+        processor.save_pretrained(written)
+        write_json(written / "record.json", record)
+
+
+def pick_candidate(folder: Path) -> None:
+    """Make the candidate with the highest accuracy on the validation images' `rand_cue` the model `naive-large`."""
+    if (folder / "naive-large").exists():
+        return
+    candidates = sorted((folder / CANDIDATES).iterdir())
+    tried = {candidate: json.loads((candidate / "record.json").read_text()) for candidate in candidates}
+    best = max(tried, key=lambda candidate: tried[candidate]["validation_rand_cue"])
+    record = tried[best]
+    record["name"] = "naive-large"
+    record["tried"] = {f"{other['learning_rate']:g}": other["validation_rand_cue"] for other in tried.values()}
+    with whole_folder(folder / "naive-large") as written:
+        shutil.copytree(best, written, dirs_exist_ok=True)
+        write_json(written / "record.json", record)
+    shutil.rmtree(folder / CANDIDATES)
+
+
+def measure(folder: Path, recipe: Recipe, name: str, device: str) -> None:
+    """The straight line from `pretrained` to one model on the four test sets, saved under `paths/`."""
+    target = folder / "paths" / name
+    if target.exists():
+        return
+    processor = ViTImageProcessorPil.from_pretrained(folder / name)
+    # The sets that both ends were trained on tell the statistics at an interior point: clean training images.
+    calibration = load_digits(recipe.contrast, recipe.noise)["pretrain"]
+    evaluator = ConnectivityEvaluator(
+        load_model(folder / "pretrained").to(device),
+        load_model(folder / name),
+        processor,
+        batch_size=256,
+        calibration_dataset=calibration,
+    )
+    sets = {part.name: datasets.load_from_disk(str(part)) for part in sorted((folder / "data").iterdir())}
+    ordered = {part: sets[part] for part in ("no_cue", "cue", "rand_cue", "rand_input")}
+    evaluator.evaluate(ordered, num_points=recipe.num_points).save(target)
+
+
+def build_model(name: str, seed: int) -> torch.nn.Module:
+    """A fresh small classifier of the digits: about 107,000 parameters (ViT) or 180,000 (ResNet)."""
+    set_seed(seed)
+    labels = {"id2label": {i: str(i) for i in range(10)}, "label2id": {str(i): i for i in range(10)}}
+    if name == "vit":
+        return ViTForImageClassification(
+            ViTConfig(
+                hidden_size=64,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                intermediate_size=128,
+                image_size=IMAGE_SIZE,
+                patch_size=4,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+                **labels,
+            )
+        )
+    return ResNetForImageClassification(
+        ResNetConfig(embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], layer_type="basic", **labels)
+    )
+
+
+def _training_options(recipe: Recipe, job: Job, scratch: str, device: str) -> dict[str, Any]:
+    pretraining = job.name == "pretrained"
+    steps = recipe.pretrain_steps if pretraining else recipe.steps
+    return {
+        "output_dir": scratch,
+        "max_steps": steps,
+        "per_device_train_batch_size": recipe.batch_size,
+        "learning_rate": job.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": steps // 10 if pretraining else 0,
+        "weight_decay": 0.01 if pretraining else 0.0,
+        "dataloader_drop_last": True,
+        "dataloader_pin_memory": device != "cpu",
+        "logging_steps": max(1, steps // 10),
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": device == "cpu",
+        "seed": job.seed,
+    }
+
+
+@torch.no_grad()
+def _accuracy(model: Any, processor: Any, dataset: datasets.Dataset) -> float:
+    batch = InputCollator(model, processor)(list(dataset))
+    model.eval()
+    logits = model(pixel_values=batch["pixel_values"].to(model.device)).logits.cpu()
+    return (logits.argmax(dim=-1) == batch["labels"]).float().mean().item()

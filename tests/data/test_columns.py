@@ -1,0 +1,178 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""Labels are read once, before training, from any map-style data set; what has no class is refused by name."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from torch.utils.data import Subset
+
+from hf_cbft.data.columns import check_not_empty, class_labels, label_column
+
+
+class Plain(torch.utils.data.Dataset):
+    """Rows in a list, behind the torch protocol."""
+
+    def __init__(self, rows: list) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int):
+        return self.rows[index]
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Has a length, but no rows by number."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self):
+        yield from ({"label": 0}, {"label": 1})
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [Dataset.from_dict({"label": [0]}), Plain([{"label": 0}]), [{"label": 0}]],
+    ids=["datasets", "torch", "list"],
+)
+def test_sets_with_rows_pass(rows):
+    # A check that refuses usable data is worse than none.
+    check_not_empty(rows, "train_dataset")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (Dataset.from_dict({"label": []}), r"cue_dataset is empty\."),
+        (Plain([]), r"cue_dataset is empty\."),
+        (Stream(), r"cue_dataset is a Stream, whose rows cannot be drawn by number: give a map-style data set\."),
+        (Dataset.from_dict({"label": [0]}).to_iterable_dataset(), r"cue_dataset is a IterableDataset, whose rows"),
+        (iter([{"label": 0}]), r"cue_dataset is a list_iterator, whose rows cannot be drawn by number"),
+        (None, r"cue_dataset is a NoneType, whose rows cannot be drawn by number"),
+    ],
+    ids=["empty", "empty torch", "torch stream", "datasets stream", "iterator", "none"],
+)
+def test_sets_without_rows_by_number_are_refused(rows, message):
+    # Each clean row needs a partner drawn by number; an empty set would fail as a division by zero.
+    with pytest.raises(ValueError, match=message):
+        check_not_empty(rows, "cue_dataset")
+
+
+@pytest.mark.parametrize("column", ["labels", "label", "label_ids"])
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_usual_label_columns_are_found(column, plain):
+    # These are the names that the Trainer's collators understand.
+    row = {"text": "a", column: 0}
+    assert label_column(Plain([row]) if plain else Dataset.from_list([row]), "x") == column
+
+
+def test_labels_comes_first():
+    # It is what the model takes; `label` beside it is often the raw text.
+    assert label_column(Dataset.from_dict({"label_ids": [2], "label": ["cat"], "labels": [1]}), "x") == "labels"
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        (Dataset.from_dict({"text": ["a"], "target": [0]}), "text, target"),
+        (Plain([{"image": 1, "fine_label": 2}]), "image, fine_label"),
+        (Plain([(1, 2)]), "none"),
+        (Plain([{}]), "none"),
+    ],
+)
+def test_a_missing_label_column_lists_what_is_there(rows, found):
+    # The user sees at once which column to rename.
+    message = rf"D has no label column: it has {found}, and one of labels, label, label_ids is needed\."
+    for function in (label_column, class_labels):
+        with pytest.raises(ValueError, match=message):
+            function(rows, "D")
+
+
+@pytest.mark.parametrize("layout", [None, "numpy", "torch", "pandas", "arrow"])
+def test_labels_of_a_data_set_in_any_format(layout):
+    # A format chosen for training changes what a column hands out.
+    rows = Dataset.from_dict({"label": [2, 0, 1]}, features=Features({"label": ClassLabel(num_classes=3)}))
+    labels = class_labels(rows.with_format(layout), "D", num_classes=3)
+    assert labels.dtype == np.int64
+    assert labels.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("convert", [int, np.int32, np.uint8, torch.tensor])
+def test_labels_of_a_plain_torch_set(convert):
+    # Any map-style data set of dicts is promised to work, however it stores a number.
+    rows = Plain([{"label": convert(label), "pixel_values": torch.ones(1)} for label in (2, 0, 1)])
+    labels = class_labels(rows, "D")
+    assert labels.dtype == np.int64
+    assert labels.tolist() == [2, 0, 1]
+
+
+def test_labels_of_a_subset():
+    # `torch.utils.data.random_split` gives these, around either kind of set.
+    rows = Dataset.from_dict({"label": [0, 1, 2, 3]})
+    assert class_labels(Subset(rows, [3, 1]), "D").tolist() == [3, 1]
+
+
+def test_labels_are_read_in_the_order_of_the_rows():
+    # A shuffled set has an order of its own above the stored one.
+    rows = Dataset.from_dict({"label": list(range(20))}).shuffle(seed=0)
+    assert class_labels(rows, "D").tolist() == [row["label"] for row in rows]
+
+
+def test_reading_labels_runs_no_transform():
+    # Augmenting and decoding every image to read its label would take minutes before training starts.
+    def transform(batch):
+        raise AssertionError("the transform ran")
+
+    rows = Dataset.from_dict({"image": ["x", "y"], "label": [1, 0]})
+    assert class_labels(rows.with_transform(transform), "D").tolist() == [1, 0]
+
+
+def test_reading_labels_decodes_no_image():
+    # The same, without a transform: these bytes are no image at all.
+    rows = Dataset.from_dict(
+        {"image": [{"bytes": b"broken", "path": None}] * 2, "label": [1, 0]},
+        features=Features({"image": Image(), "label": Value("int64")}),
+    )
+    assert class_labels(rows, "D").tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[[0, 1], [1, 0]], [[0, 1], [1]], [0.0, 1.0], ["cat", "dog"], [None, 1], [True, False]],
+    ids=["multi-label", "tokens", "regression", "names", "missing", "bool"],
+)
+@pytest.mark.parametrize("plain", [False, True])
+def test_labels_that_are_not_one_class_a_row_are_refused(labels, plain):
+    # There is no class mean to be invariant to.
+    rows = Dataset.from_dict({"label": labels})
+    with pytest.raises(
+        ValueError, match=r"The column 'label' of D does not hold one class \(a whole number\) a row\."
+    ):
+        class_labels(Plain(list(rows)) if plain else rows, "D")
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_classes", "message"),
+    [
+        (
+            [0, 4, 1],
+            4,
+            r"D has the label 4, but the classes are 0 to 3: match the labels to the model's id2label",
+        ),
+        ([0, -1], 4, r"D has the label -1, but the classes are 0 to 3"),
+        ([0, -100], None, r"D has the label -100, but the classes are at least 0"),
+    ],
+)
+def test_labels_outside_the_models_classes_are_refused(labels, num_classes, message):
+    # On a GPU such a label is an assertion deep in the loss.
+    with pytest.raises(ValueError, match=message):
+        class_labels(Dataset.from_dict({"label": labels}), "D", num_classes)
+
+
+def test_the_largest_class_is_inside():
+    # The last class of the model is one of its classes.
+    assert class_labels(Dataset.from_dict({"label": [3, 0]}), "D", num_classes=4).tolist() == [3, 0]
