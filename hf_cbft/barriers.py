@@ -20,7 +20,8 @@ class Barrier:
         height (`float`): signed maximum of the excess over the baseline, over the interior grid points. A path below
             its baseline has a negative one; the paper's barrier is `max(height, 0)`.
         alpha (`float`): where the maximum is.
-        low, high (`float`, *optional*): simultaneous confidence band of the height; `None` without per-example losses.
+        low, high (`float`, *optional*): simultaneous confidence band of the height; `None` without per-example losses,
+            and where the examples are too few for a bound.
         connected (`bool`, *optional*): `True` when high <= tolerance, `False` when low > tolerance, else `None`:
             not decided.
         baseline, tolerance, confidence: as given to [`compute_barrier`].
@@ -54,10 +55,12 @@ def compute_barrier(
     - `"mean"`: the mean of the two end losses (Frankle et al., 2020),
     - `"max"`: the larger of the two end losses.
 
-    The interval is a studentised simultaneous band: max_i (d_i -+ c s_i) over the interior points i, with d_i the mean
-    per-example excess, s_i its standard error and c the bootstrap quantile of max_i |t_i|. Examples are resampled
-    whole, so that the correlation along the path is kept. (The percentile bootstrap of a maximum is biased upwards:
-    where the truth is 0 it covers far less than it claims.)
+    The interval is a studentised simultaneous band: max_i (d_i -+ c_i s_i) over the interior points i, with d_i the
+    mean per-example excess and s_i its standard error. The c_i are bootstrap quantiles of |t_i| at one common rank,
+    chosen so that all points hold together (Beran, 1988). One c for all, the quantile of max_i |t_i|, would let a
+    single point whose excess comes from one example blow up the band of every other. Examples are resampled whole, so
+    that the correlation along the path is kept. (The percentile bootstrap of a maximum is biased upwards: where the
+    truth is 0 it covers far less than it claims.)
 
     Args:
         alphas (`Sequence[float]`): (P,), strictly increasing from 0 to 1, P >= 3.
@@ -89,6 +92,8 @@ def compute_barrier(
         raise ValueError(f"baseline {baseline!r} is unknown: use one of {', '.join(BASELINES)}.")
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence = {confidence} is not a level: give a number between 0 and 1.")
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples = {num_resamples}: the interval needs at least 1 bootstrap replicate.")
     per_example = losses if losses.ndim == 2 else losses[:, None]
     excess = per_example[1:-1] - _baseline(alphas, per_example, baseline)
     heights = excess.mean(axis=1)
@@ -117,7 +122,7 @@ def _checked(alphas: Sequence[float] | np.ndarray, losses: Sequence[float] | np.
             f"losses of shape {losses.shape} do not fit {len(alphas)} alphas: give one mean loss a point, shape "
             f"({len(alphas)},), or per-example losses, shape ({len(alphas)}, number of examples)."
         )
-    if (np.diff(alphas) <= 0).any():
+    if not (np.diff(alphas) > 0).all():
         raise ValueError(f"alphas must increase strictly, without repetition; got {alphas.tolist()}.")
     if alphas[0] != 0.0 or alphas[-1] != 1.0:
         raise ValueError(f"alphas must run from 0 to 1, the two ends; got {alphas[0]} to {alphas[-1]}.")
@@ -142,19 +147,32 @@ def _baseline(alphas: np.ndarray, losses: np.ndarray, baseline: str) -> np.ndarr
 
 def _simultaneous_band(
     excess: np.ndarray, confidence: float, num_resamples: int, generator: np.random.Generator
-) -> tuple[float, float]:
-    """Band of the maximum of `excess`.mean(axis=1); `excess` is (interior points, N), N >= 2."""
+) -> tuple[float | None, float | None]:
+    """Band of the maximum of `excess`.mean(axis=1); `excess` is (interior points, N), N >= 2.
+
+    A bound is `None` where the examples give none: too few of them, or one that carries a point alone.
+    """
     num_examples = excess.shape[1]
     means = excess.mean(axis=1)
-    centred = (excess - means[:, None]).T
-    # Points whose excess is the same for every example (an end repeated, say) have no error to speak of.
-    errors = excess.std(axis=1, ddof=1) / np.sqrt(num_examples)
-    spread = errors > 1e-12 * np.maximum(np.abs(means), 1.0)
-    if not spread.any():
-        return float(means.max()), float(means.max())
-    centred = centred[:, spread]
+    # Points where all examples agree to rounding (an end repeated, say) have no error to speak of.
+    spread = np.ptp(excess, axis=1) > 1e-6 * np.maximum(np.abs(means), 1.0)
+    margins = np.zeros_like(means)
+    if spread.any():
+        errors = excess[spread].std(axis=1, ddof=1) / np.sqrt(num_examples)
+        t = _bootstrap_t(excess[spread], num_resamples, generator)
+        ranks = t.argsort(axis=0).argsort(axis=0)
+        rank = np.quantile(ranks.max(axis=1), confidence, method="higher").astype(int)
+        margins[spread] = np.sort(t, axis=0)[rank] * errors
+    low, high = (means - margins).max(), (means + margins).max()
+    return float(low) if np.isfinite(low) else None, float(high) if np.isfinite(high) else None
+
+
+def _bootstrap_t(excess: np.ndarray, num_resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """(num_resamples, points) replicates of |t| of the mean of each row of `excess`, the same draw for all points."""
+    num_examples = excess.shape[1]
+    centred = (excess - excess.mean(axis=1, keepdims=True)).T
     squared = centred**2
-    largest = np.empty(num_resamples)
+    replicates = []
     block = max(1, _BLOCK // num_examples)
     for first in range(0, num_resamples, block):
         size = min(block, num_resamples - first)
@@ -167,16 +185,11 @@ def _simultaneous_band(
         error = np.sqrt(np.maximum(variance, 0.0) / num_examples)
         # A replicate that drew one example only has no error: its t is infinite unless it did not move either.
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.nan_to_num(np.abs(shift) / error, nan=0.0, posinf=np.inf)
-        largest[first : first + size] = t.max(axis=1)
-    quantile = float(np.quantile(largest, confidence, method="higher"))
-    margin = np.where(spread, quantile * errors, 0.0)
-    return float((means - margin).max()), float((means + margin).max())
+            replicates.append(np.nan_to_num(np.abs(shift) / error, nan=0.0, posinf=np.inf))
+    return np.concatenate(replicates)
 
 
 def _verdict(low: float | None, high: float | None, tolerance: float) -> bool | None:
-    if low is None or high is None:
-        return None
-    if high <= tolerance:
+    if high is not None and high <= tolerance:
         return True
-    return False if low > tolerance else None
+    return False if low is not None and low > tolerance else None

@@ -87,8 +87,10 @@ def invariance_loss(
 
     ```
     """
-    if clean_representations.dtype in (torch.float16, torch.bfloat16):
-        clean_representations, cue_representations = clean_representations.float(), cue_representations.float()
+    dtype = torch.promote_types(
+        torch.promote_types(clean_representations.dtype, cue_representations.dtype), torch.float32
+    )
+    clean_representations, cue_representations = clean_representations.to(dtype), cue_representations.to(dtype)
     clean_means, clean_counts = _class_means(clean_representations, clean_labels, num_classes)
     cue_means, cue_counts = _class_means(cue_representations, cue_labels, num_classes)
     squared = (_unit(clean_means) - _unit(cue_means)).square().sum(dim=-1)

@@ -54,6 +54,8 @@ def resolve_metrics(metrics: Sequence[Any]) -> dict[str, Metric]:
         TypeError: neither of the three.
     """
     resolved: dict[str, Metric] = {}
+    if isinstance(metrics, str):
+        raise TypeError(f"metrics = {metrics!r} is a single name: give a list of metrics.")
     for metric in metrics:
         if isinstance(metric, str):
             if metric not in _BY_NAME:

@@ -7,6 +7,10 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -131,3 +135,12 @@ def make_batch():
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def quick_demo(tmp_path_factory) -> SimpleNamespace:
+    """`hf-cbft demo --quick`, run once: its `folder` and its finished `process`."""
+    folder = Path(tmp_path_factory.mktemp("demo")) / "cbft-demo"
+    command = [sys.executable, "-m", "hf_cbft", "demo", "--quick", "--output-dir", str(folder)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    return SimpleNamespace(folder=folder, process=process)

@@ -74,20 +74,19 @@ def test_chord_ignores_what_is_linear_along_the_path(seed):
 
 
 def naive_band(excess, confidence, num_resamples, generator, block):
-    """The studentised simultaneous band, replicate by replicate and point by point."""
+    """The balanced studentised band, replicate by replicate and point by point."""
     num_examples = excess.shape[1]
-    largest = []
+    t = []
     for first in range(0, num_resamples, block):
         for rows in generator.integers(0, num_examples, size=(min(block, num_resamples - first), num_examples)):
-            t = []
-            for point in excess:
-                error = np.std(point[rows], ddof=1) / num_examples**0.5
-                t.append(abs(point[rows].mean() - point.mean()) / error)
-            largest.append(max(t))
-    quantile = np.quantile(largest, confidence, method="higher")
+            errors = [np.std(point[rows], ddof=1) / num_examples**0.5 for point in excess]
+            t.append([abs(p[rows].mean() - p.mean()) / error for p, error in zip(excess, errors, strict=True)])
+    by_point = [sorted(values) for values in zip(*t, strict=True)]
+    worst = sorted(max(by_point[i].index(value) for i, value in enumerate(replicate)) for replicate in t)
+    rank = int(np.quantile(worst, confidence, method="higher"))
     errors = [np.std(point, ddof=1) / num_examples**0.5 for point in excess]
     return tuple(
-        max(point.mean() + sign * quantile * error for point, error in zip(excess, errors, strict=True))
+        max(p.mean() + sign * values[rank] * error for p, values, error in zip(excess, by_point, errors, strict=True))
         for sign in (-1.0, 1.0)
     )
 

@@ -290,6 +290,16 @@ def test_columns_that_the_model_does_not_take_are_left_out(pair):
         assert quick(evaluator, given).to_dict() == quick(evaluator, dataset).to_dict()
 
 
+def test_images_beside_the_model_inputs_are_not_decoded(pair):
+    # Decoding at every point of the path would take most of the time; here it would fail as well.
+    dataset = make_rows("vit")
+    broken = dataset.add_column("image", [{"bytes": b"no image", "path": None}] * 10).cast_column(
+        "image", datasets.Image()
+    )
+    evaluator = ConnectivityEvaluator(*pair("vit"), batch_size=4)
+    assert quick(evaluator, broken).to_dict() == quick(evaluator, dataset).to_dict()
+
+
 def rows_per_batch(evaluator):
     """The sizes of the batches that the collator makes from now on."""
     sizes, collate = [], evaluator.collator

@@ -230,6 +230,14 @@ def test_inputs_are_not_compressed_again(encoding):
             assert changed <= 4, f"{name}: more than the 2x2 box differs from every input"
 
 
+def test_the_types_of_the_columns_stay():
+    # Sets that are saved beside the clean one must concatenate with it.
+    features = Features({"text": Value("large_string"), "score": Value("float16"), "label": Value("int8")})
+    rows = Dataset.from_dict({"text": ["a", "b"], "score": [0.5, 1.0], "label": [0, 1]}, features=features)
+    for name, changed in make_counterfactuals(rows, TokenCue(TOKENS)).items():
+        assert changed.features == features, name
+
+
 class WordCue:
     """A user's own: no base class, values that are words, a column of its own."""
 

@@ -90,6 +90,12 @@ def test_input_ids_without_a_tokenizer_are_stacked(make_model):
     assert batch["labels"].tolist() == [2, 1]
 
 
+def test_a_tokenizer_does_not_stand_in_the_way_of_other_inputs(make_model, tokenizer):
+    # Models of images and text have one `processing_class`; rows without `input_ids` are nothing to pad.
+    batch = InputCollator(make_model("vit"), tokenizer)(pixel_rows())
+    assert batch["pixel_values"].shape == (3, 3, 8, 8)
+
+
 @pytest.mark.parametrize("name", ["vit", "bert"])
 def test_columns_that_the_model_does_not_take_are_left_out(name, make_model, tokenizer):
     # Numbers and lists beside the inputs would reach `forward` as unknown keywords, or fail to stack.
@@ -154,6 +160,12 @@ def test_texts_go_through_the_tokenizer(label, make_model, tokenizer):
     assert batch["attention_mask"].sum(dim=1).tolist() == [3, 6, 2]
     assert batch["labels"].tolist() == [0, 1, 2]
     assert torch.isfinite(model(**batch).loss)
+
+
+def test_short_texts_are_padded_to_the_longest_of_them(tokenizer):
+    # Padding to the model's full length costs 512 positions for a sentence of ten.
+    batch = InputCollator(None, tokenizer)([{"text": "a about after", "label": 0}, {"text": "a", "label": 1}])
+    assert batch["input_ids"].shape == (2, 3)
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
@@ -303,7 +315,15 @@ def test_transformed_sets_keep_all_columns(holds_inputs, make_model):
     assert drop_unused_columns(rows, make_model("vit"))[0] == {"pixel_values": [1], "label": 0}
 
 
-@pytest.mark.parametrize("rows", [[{"pixel_values": 1, "name": "x"}], torch.utils.data.TensorDataset(torch.ones(2))])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"pixel_values": 1, "name": "x"}],
+        torch.utils.data.TensorDataset(torch.ones(2)),
+        Dataset.from_dict({"pixel_values": [1], "name": ["x"]}).to_iterable_dataset(),
+    ],
+    ids=["list", "torch", "stream"],
+)
 def test_other_data_sets_stay_as_they_are(rows, make_model):
-    # Only `datasets` has columns to select; the collator trims the rest row by row.
+    # Only a `datasets.Dataset` has columns to select; the collator trims the rest row by row.
     assert drop_unused_columns(rows, make_model("vit")) is rows

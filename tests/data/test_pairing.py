@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
 from hf_cbft import pair_clean_with_cue
+from hf_cbft.data import pairing as pairing_module
 from hf_cbft.data.pairing import PairCollator, PairedDataset
 
 
@@ -22,6 +23,11 @@ def numbered(labels: list[int], first: int = 0) -> Dataset:
 # Class 0: more cue rows than clean rows; class 1: fewer; class 2: as many.
 CLEAN_LABELS = [0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2, 1]
 CUE_LABELS = [2, 0, 0, 1, 0, 0, 2, 0, 1, 0, 2, 0]
+
+
+def forget_orders() -> None:
+    """What a new process knows: nothing. Orders that were kept would hide that they are drawn differently."""
+    pairing_module._shuffled.cache_clear()
 
 
 @pytest.fixture
@@ -64,6 +70,7 @@ def test_partner_is_a_function_of_seed_epoch_and_index(pairing, clean, cue):
     calls = [(epoch, index) for epoch in range(6) for index in range(len(clean))]
     pairs = pair_clean_with_cue(clean, cue, pairing, seed=7)
     expected = {call: pairs.partner(call[1], call[0]) for call in calls}
+    forget_orders()
     other = pair_clean_with_cue(clean, cue, pairing, seed=7)
     for position in np.random.default_rng(0).permutation(len(calls)):
         epoch, index = calls[position]
@@ -216,6 +223,7 @@ def test_workers_draw_what_the_main_process_draws(pairing, clean, cue):
     # `num_workers` is a matter of speed: it may not change the data of an epoch.
     epochs = {}
     for workers in (0, 2):
+        forget_orders()
         pairs = pair_clean_with_cue(clean, cue, pairing, seed=5)
         loader = DataLoader(
             pairs,
