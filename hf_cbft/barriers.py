@@ -88,12 +88,7 @@ def compute_barrier(
     ```
     """
     alphas, losses = _checked(alphas, losses)
-    if baseline not in BASELINES:
-        raise ValueError(f"baseline {baseline!r} is unknown: use one of {', '.join(BASELINES)}.")
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence = {confidence} is not a level: give a number between 0 and 1.")
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples = {num_resamples}: the interval needs at least 1 bootstrap replicate.")
+    check_statistics(baseline, confidence, num_resamples)
     per_example = losses if losses.ndim == 2 else losses[:, None]
     excess = per_example[1:-1] - _baseline(alphas, per_example, baseline)
     heights = excess.mean(axis=1)
@@ -111,6 +106,16 @@ def compute_barrier(
         tolerance=tolerance,
         confidence=confidence,
     )
+
+
+def check_statistics(baseline: str, confidence: float, num_resamples: int) -> None:
+    """Refuse settings of [`compute_barrier`] that cannot work, with a `ValueError`."""
+    if baseline not in BASELINES:
+        raise ValueError(f"baseline {baseline!r} is unknown: use one of {', '.join(BASELINES)}.")
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence = {confidence} is not a level: give a number between 0 and 1.")
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples = {num_resamples}: the interval needs at least 1 bootstrap replicate.")
 
 
 def _checked(alphas: Sequence[float] | np.ndarray, losses: Sequence[float] | np.ndarray) -> tuple[np.ndarray, ...]:

@@ -19,7 +19,7 @@ def load_model(source: str | Path | nn.Module, trust_remote_code: bool = False) 
         trust_remote_code (`bool`, *optional*, defaults to `False`): whether code from the repository may run.
 
     Raises:
-        ValueError: the configuration names no class that Transformers has.
+        ValueError: the configuration names no class that Transformers has, or the folder holds no configuration.
         OSError: nothing can be loaded from there (raised by Transformers); weights in pickle files are not loaded.
     """
     if isinstance(source, nn.Module):

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_cbft.barriers import BASELINES, Barrier, compute_barrier
+from hf_cbft.barriers import BASELINES, Barrier, check_statistics, compute_barrier
 from hf_cbft.batchnorm import batchnorm_modules, recalibrate
 from hf_cbft.checkpoints import load_model, source_name
 from hf_cbft.data.columns import check_not_empty, class_labels
@@ -66,7 +66,8 @@ class ConnectivityResult:
             "num_examples": {name: int(labels.size) for name, labels in self.references.items()},
             "losses": {name: values.tolist() for name, values in self.losses.items()},
             "metrics": {
-                name: {metric: values.tolist() for metric, values in by_metric.items()}
+                # JSON has no NaN: a metric that is undefined at a point is null.
+                name: {m: [v if np.isfinite(v) else None for v in values.tolist()] for m, values in by_metric.items()}
                 for name, by_metric in self.metrics.items()
             },
             "barriers": {name: asdict(barrier) for name, barrier in self.barriers.items()},
@@ -121,7 +122,7 @@ class ConnectivityResult:
             alphas=np.array(data["alphas"]),
             losses={name: np.array(values) for name, values in data["losses"].items()},
             metrics={
-                name: {metric: np.array(values) for metric, values in by_metric.items()}
+                name: {metric: np.array(values, dtype=np.float64) for metric, values in by_metric.items()}
                 for name, by_metric in data["metrics"].items()
             },
             barriers={name: Barrier(**barrier) for name, barrier in data["barriers"].items()},
@@ -195,8 +196,8 @@ class ConnectivityEvaluator:
         trust_remote_code (`bool`, *optional*, defaults to `False`): whether code from a repository may run.
 
     Raises:
-        ValueError: end points with other parameter names or shapes (the first three are named), an unknown metric, a
-        batch size below 1, an empty calibration set.
+        ValueError: end points with other parameter names, shapes (the first three are named) or dtypes, an unknown
+        metric, a batch size below 1, an empty calibration set.
     """
 
     def __init__(
@@ -218,7 +219,14 @@ class ConnectivityEvaluator:
         self.names = {"start": source_name(start), "end": source_name(end)}
         self.model = load_model(start, trust_remote_code)
         self.end_weights = named_weights(load_model(end, trust_remote_code))
-        check_same_weights(named_weights(self.model), self.end_weights, "The end point")
+        start_weights = named_weights(self.model)
+        check_same_weights(start_weights, self.end_weights, "The end point")
+        other = [name for name, weight in start_weights.items() if weight.dtype != self.end_weights[name].dtype]
+        if other:
+            raise ValueError(
+                f"{other[0]} is {start_weights[other[0]].dtype} at the start and {self.end_weights[other[0]].dtype} at "
+                "the end, so rounding would keep the path from its end: load both models in one dtype."
+            )
         self.collator = InputCollator(self.model, processing_class, data_collator)
         self.batch_size = batch_size
         self.calibration_dataset = calibration_dataset
@@ -255,7 +263,10 @@ class ConnectivityEvaluator:
             raise ValueError(f'The path {path!r} is unknown: "linear" is the straight line.')
         if num_points < 3:
             raise ValueError(f"num_points = {num_points}: a barrier needs at least 3, both ends among them.")
+        check_statistics(baseline, confidence, num_resamples)
         sets = dict(datasets) if isinstance(datasets, Mapping) else {"data": datasets}
+        if not sets:
+            raise ValueError("datasets is an empty dict: give at least one data set to measure on.")
         num_classes = getattr(getattr(self.model, "config", None), "num_labels", None)
         for name, dataset in sets.items():
             check_not_empty(dataset, f"The data set {name!r}")
@@ -265,6 +276,8 @@ class ConnectivityEvaluator:
             "path": path,
             "num_points": num_points,
             "batch_size": self.batch_size,
+            "metrics": list(self.metrics),
+            "calibration_rows": 0 if self.calibration_dataset is None else len(self.calibration_dataset),
             "baseline": baseline,
             "tolerance": tolerance,
             "confidence": confidence,
@@ -340,7 +353,7 @@ class ConnectivityEvaluator:
         """One pass in order. A last batch of one row, which has no batch statistics, joins the one before."""
         rows = range(len(dataset))
         batches = [list(rows[first : first + self.batch_size]) for first in range(0, len(rows), self.batch_size)]
-        if len(batches) > 1 and len(batches[-1]) == 1:
+        if self.batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
             batches[-2:] = [batches[-2] + batches[-1]]
         # A generator of its own: iterating a loader draws from the global one otherwise.
         loader = DataLoader(

@@ -23,10 +23,25 @@ class Path(Protocol):
 
 def named_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and persistent buffers of `model` by name, tied ones once. The tensors are the model's own."""
-    weights: dict[str, torch.Tensor] = dict(model.named_parameters())
-    persistent = model.state_dict(keep_vars=True).keys()
-    weights.update((name, buffer) for name, buffer in model.named_buffers() if name in persistent)
-    return weights
+    weights: dict[int, tuple[str, torch.Tensor]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        weights.setdefault(id(tensor), (name, tensor))
+    return dict(weights.values())
+
+
+def _without_tied_names(model: nn.Module, anchor: Weights) -> Weights:
+    """A state dict names tied weights once for each place they are in; here each tensor has one name."""
+    names: dict[int, str] = {}
+    aliases = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        first = names.setdefault(id(tensor), name)
+        if first == name or name not in anchor or first not in anchor:
+            continue
+        given, kept = anchor[name], anchor[first]
+        if given.data_ptr() != kept.data_ptr() and not torch.equal(given, kept):
+            raise ValueError(f"{first} and {name} are tied in the model but differ in the other end of the path.")
+        aliases.add(name)
+    return {name: tensor for name, tensor in anchor.items() if name not in aliases} if aliases else anchor
 
 
 def copy_weights(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -128,11 +143,12 @@ def at_point(model: nn.Module, path: Path, alpha: float) -> Iterator[nn.Module]:
     """
     coefficients = path.coefficients(alpha)
     live = named_weights(model)
-    for anchor in path.anchors:
+    given = [None if anchor is None else _without_tied_names(model, anchor) for anchor in path.anchors]
+    for anchor in given:
         if anchor is not None:
             check_same_weights(live, anchor, "The other end of the path")
     displaced = {name: tensor.detach().clone() for name, tensor in live.items()}
-    anchors = [displaced if anchor is None else anchor for anchor in path.anchors]
+    anchors = [displaced if anchor is None else anchor for anchor in given]
     try:
         with torch.no_grad():
             for name, tensor in live.items():

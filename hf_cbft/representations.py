@@ -76,7 +76,13 @@ class Representation:
         if entered.ndim == 4:  # feature maps that enter a pooling or flattening head
             return entered.flatten(start_dim=1)
         if entered.ndim == 3 and self.gives(logits):
-            positions = self._matches(logits).int().argmax(dim=1)
+            matches = self._matches(logits)
+            if (matches.sum(dim=1) > 1).any():
+                raise ValueError(
+                    "Several positions of a row give its logits, so the one that was picked cannot be told: name "
+                    "another module with representation_layer, or set invariance_coef=0."
+                )
+            positions = matches.int().argmax(dim=1)
             return entered[torch.arange(len(entered), device=entered.device), positions]
         raise ValueError(
             f"The representation layer gets an input of shape {tuple(entered.shape)}, not one vector a row: name "

@@ -85,7 +85,7 @@ RECIPES = {
     ),
     "resnet": Recipe(
         model="resnet",
-        contrast=0.6,
+        contrast=0.7,
         noise=0.2,
         cue_share=0.95,
         pretrain_steps=480,
@@ -95,6 +95,7 @@ RECIPES = {
         medium_lr=2e-3,
         large_lrs=(5e-3, 1e-2, 2e-2),
         cbft_lr=1e-2,
+        invariance_coef=10.0,
     ),
 }
 

@@ -3,6 +3,7 @@
 """Where a data set keeps its labels, read without decoding images or running transforms."""
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,20 @@ LABEL_COLUMNS = ("labels", "label", "label_ids")
 
 def check_not_empty(dataset: Any, name: str) -> None:
     """Raise a `ValueError` if `dataset` has no length or no rows."""
+    if isinstance(dataset, Mapping):
+        raise ValueError(f"{name} is a dict of data sets ({', '.join(map(str, dataset))}): give one of them.")
     if not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
         raise ValueError(
             f"{name} is a {type(dataset).__name__}, whose rows cannot be drawn by number: give a map-style data set."
         )
     if len(dataset) == 0:
         raise ValueError(f"{name} is empty.")
+
+
+def first_label_column(columns: Iterable[str]) -> str | None:
+    """Which of `columns` holds the labels, where there are several."""
+    columns = list(columns)
+    return next((column for column in LABEL_COLUMNS if column in columns), None)
 
 
 def label_column(dataset: Any, name: str) -> str:
@@ -30,14 +39,14 @@ def label_column(dataset: Any, name: str) -> str:
     columns = getattr(dataset, "column_names", None)
     if columns is None:
         first = dataset[0]
-        columns = list(first) if isinstance(first, dict) else []
-    for column in LABEL_COLUMNS:
-        if column in columns:
-            return column
-    raise ValueError(
-        f"{name} has no label column: it has {', '.join(columns) or 'none'}, and one of {', '.join(LABEL_COLUMNS)} "
-        "is needed."
-    )
+        columns = list(first) if isinstance(first, Mapping) else []
+    column = first_label_column(columns)
+    if column is None:
+        raise ValueError(
+            f"{name} has no label column: it has {', '.join(columns) or 'none'}, and one of "
+            f"{', '.join(LABEL_COLUMNS)} is needed."
+        )
+    return column
 
 
 def class_labels(dataset: Any, name: str, num_classes: int | None = None) -> np.ndarray:
@@ -51,7 +60,10 @@ def class_labels(dataset: Any, name: str, num_classes: int | None = None) -> np.
         values = list(dataset.with_format(None)[column])
     else:
         values = [dataset[index][column] for index in range(len(dataset))]
-    labels = np.asarray(values)
+    try:
+        labels = np.asarray(values)
+    except ValueError:  # rows of different length
+        labels = np.empty((0, 0))
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             f"The column {column!r} of {name} does not hold one class (a whole number) a row. Multi-label and "

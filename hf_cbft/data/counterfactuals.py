@@ -4,6 +4,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -12,17 +13,20 @@ from hf_cbft.data.columns import check_not_empty, class_labels, label_column
 from hf_cbft.data.cues import Cue
 
 
-def _content(example: dict[str, Any]) -> bytes:
-    """Bytes that stand for a row: equal for equal rows, whatever their place in the data set."""
+def _content(value: Any) -> bytes:
+    """Bytes that stand for a row (or a part of one): equal for equal rows, whatever their place in the data set."""
     digest = hashlib.blake2b(digest_size=16)
-    for column in sorted(example):
-        value = example[column]
-        digest.update(column.encode())
-        if hasattr(value, "tobytes"):  # PIL images, arrays
-            digest.update(f"{getattr(value, 'mode', '')}{getattr(value, 'size', '')}".encode())
-            digest.update(value.tobytes())
-        else:
-            digest.update(json.dumps(value, sort_keys=True, default=repr).encode())
+    if isinstance(value, Mapping):
+        for key in sorted(value):
+            digest.update(_content(key) + _content(value[key]))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            digest.update(_content(item))
+    elif hasattr(value, "tobytes"):  # PIL images, arrays
+        digest.update(f"{getattr(value, 'mode', '')}{getattr(value, 'size', '')}".encode())
+        digest.update(value.tobytes())
+    else:
+        digest.update(json.dumps(value, default=repr).encode())
     return digest.digest()
 
 
@@ -32,14 +36,22 @@ def _draw(content: bytes, purpose: str, seed: int, below: int) -> int:
     return int.from_bytes(digest, "big") % below
 
 
-def _set_cue(dataset: Dataset, cue: Cue, values: list[Any]) -> Dataset:
-    """`dataset` with the cue of row i at values[i]; `None` leaves the row alone."""
+def _set_cue(dataset: Dataset, cue: Cue, values: Mapping[int, Any]) -> Dataset:
+    """`dataset` with the cue of row i at values[i]; rows without a value stay as they are."""
 
     def apply(example: dict[str, Any], index: int) -> dict[str, Any]:
-        value = values[index]
-        return example if value is None else cue.apply(example, value)
+        if index not in values:
+            return {}
+        # Columns that did not change are left out: an image that is written again may be compressed again.
+        return {name: new for name, new in cue.apply(example, values[index]).items() if new is not example.get(name)}
 
     return dataset.map(apply, with_indices=True, features=dataset.features, desc="Setting the cue")
+
+
+def _formatted_like(result: Dataset, dataset: Dataset) -> Dataset:
+    form = dataset.format
+    options = {"columns": form["columns"], "output_all_columns": form["output_all_columns"], **form["format_kwargs"]}
+    return result.with_format(form["type"], **options)
 
 
 def add_cue(dataset: Dataset, cue: Cue, share: float = 1.0, seed: int = 0) -> Dataset:
@@ -59,9 +71,10 @@ def add_cue(dataset: Dataset, cue: Cue, share: float = 1.0, seed: int = 0) -> Da
     check_not_empty(dataset, "The data set")
     labels = class_labels(dataset, "The data set")
     resolution = 2**53
-    carries = [_draw(_content(row), "share", seed, resolution) < share * resolution for row in dataset]
-    values = [cue.value_of(int(label)) if has else None for label, has in zip(labels, carries, strict=True)]
-    return _set_cue(dataset, cue, values)
+    plain = dataset.with_format(None)
+    carries = [_draw(_content(row), "share", seed, resolution) < share * resolution for row in plain]
+    values = {row: cue.value_of(int(label)) for row, label in enumerate(labels) if carries[row]}
+    return _formatted_like(_set_cue(plain, cue, values), dataset)
 
 
 def make_counterfactuals(dataset: Dataset, cue: Cue, seed: int = 0) -> DatasetDict:
@@ -105,21 +118,25 @@ def make_counterfactuals(dataset: Dataset, cue: Cue, seed: int = 0) -> DatasetDi
     """
     check_not_empty(dataset, "The data set")
     labels = [int(label) for label in class_labels(dataset, "The data set")]
-    own = [cue.value_of(label) for label in labels]
-    contents = [_content(row) for row in dataset]
-    by_content = sorted(range(len(dataset)), key=lambda index: contents[index])
-    random_values = [cue.values[_draw(content, "rand_cue", seed, len(cue.values))] for content in contents]
-    sources = [by_content[_draw(content, "rand_input", seed, len(dataset))] for content in contents]
+    own = dict(enumerate(cue.value_of(label) for label in labels))
+    plain = dataset.with_format(None)
+    contents = [_content(row) for row in plain]
+    by_content = sorted(range(len(plain)), key=lambda index: contents[index])
+    random_values = {
+        row: cue.values[_draw(content, "rand_cue", seed, len(cue.values))] for row, content in enumerate(contents)
+    }
+    sources = [by_content[_draw(content, "rand_input", seed, len(plain))] for content in contents]
     column = label_column(dataset, "The data set")
-    foreign = dataset.select(sources).map(
-        lambda example, index: {**example, column: labels[index]},
+    foreign = plain.select(sources).map(
+        lambda example, index: {column: labels[index]},
         with_indices=True,
         features=dataset.features,
         desc="Drawing inputs",
     )
-    return DatasetDict(
-        no_cue=dataset,
-        cue=_set_cue(dataset, cue, own),
-        rand_cue=_set_cue(dataset, cue, random_values),
-        rand_input=_set_cue(foreign, cue, own),
-    )
+    sets = {
+        "no_cue": plain,
+        "cue": _set_cue(plain, cue, own),
+        "rand_cue": _set_cue(plain, cue, random_values),
+        "rand_input": _set_cue(foreign, cue, own),
+    }
+    return DatasetDict({name: _formatted_like(made, dataset) for name, made in sets.items()})

@@ -71,7 +71,10 @@ class BoxCue:
         return label
 
     def apply(self, example: dict[str, Any], value: int) -> dict[str, Any]:
-        image = example[self.image_column].convert("RGB")  # a copy
+        if value not in self.values:
+            raise ValueError(f"BoxCue(num_classes={self.num_classes}) has no value {value!r}.")
+        image = example[self.image_column].convert("RGB")
+        image = image.copy() if image is example[self.image_column] else image
         if value < 9:
             row, column = divmod(value, 3)
             side = self.size or max(1, round(min(image.size) / 8))
@@ -110,7 +113,7 @@ class TokenCue:
     text_column: str = "text"
 
     def __post_init__(self) -> None:
-        if len(self.tokens) < 2 or len(set(self.tokens)) < len(self.tokens):
+        if isinstance(self.tokens, str) or len(self.tokens) < 2 or len(set(self.tokens)) < len(self.tokens):
             raise ValueError(f"TokenCue needs a token of its own for each class; got {list(self.tokens)}.")
         if self.position not in ("start", "end"):
             raise ValueError(f'TokenCue puts its token at the "start" or the "end", not at {self.position!r}.')
@@ -125,5 +128,7 @@ class TokenCue:
         return label
 
     def apply(self, example: dict[str, Any], value: int) -> dict[str, Any]:
+        if value not in self.values:
+            raise ValueError(f"TokenCue of {len(self.tokens)} tokens has no value {value!r}.")
         text, token = example[self.text_column], self.tokens[value]
         return {**example, self.text_column: f"{token} {text}" if self.position == "start" else f"{text} {token}"}

@@ -3,7 +3,7 @@
 """From rows to model inputs: rows that hold them already, and rows that hold an image or a text."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, default_data_collator
 
-from hf_cbft.data.columns import LABEL_COLUMNS
+from hf_cbft.data.columns import LABEL_COLUMNS, first_label_column
 
 # Columns that go through the processing class.
 RAW_COLUMNS = ("image", "text")
@@ -55,21 +55,24 @@ class InputCollator:
     ) -> None:
         self.processing_class = processing_class
         self.data_collator = data_collator
-        self._names = None if model is None else _input_names(model)
+        # A wrapper's forward(*args, **kwargs) names no input: nothing is left out then.
+        self._names = (_input_names(model) or None) if model is not None else None
 
     def __call__(self, features: list[Any]) -> dict[str, Any]:
-        first = features[0]
+        if not isinstance(features[0], Mapping):
+            return (self.data_collator or default_data_collator)(features)
         known = self._names or {"input_ids", "pixel_values"}
-        has_inputs = not isinstance(first, dict) or bool(known & first.keys())
-        if has_inputs and self._names is not None and isinstance(first, dict):
+        has_inputs = bool(known & features[0].keys())
+        if has_inputs and self._names is not None:
             kept = self._names.union(LABEL_COLUMNS)
             features = [{name: value for name, value in row.items() if name in kept} for row in features]
         if self.data_collator is not None:
             return self.data_collator(features)
-        raw = None if has_inputs else next((column for column in RAW_COLUMNS if column in first), None)
+        features = [_with_one_label(row) for row in features]
+        raw = None if has_inputs else next((column for column in RAW_COLUMNS if column in features[0]), None)
         if raw is not None:
             return self._process(features, raw)
-        if isinstance(self.processing_class, PreTrainedTokenizerBase) and "input_ids" in first:
+        if isinstance(self.processing_class, PreTrainedTokenizerBase) and "input_ids" in features[0]:
             return DataCollatorWithPadding(self.processing_class)(features)
         return default_data_collator(features)
 
@@ -85,8 +88,15 @@ class InputCollator:
             batch = dict(self.processing_class(images=images, return_tensors="pt"))
         else:
             batch = dict(self.processing_class(text=values, padding=True, truncation=True, return_tensors="pt"))
-        for name in LABEL_COLUMNS:
-            if name in rows[0]:
-                batch["labels"] = torch.tensor([int(row[name]) for row in rows])
-                break
+        if self._names is not None:
+            batch = {name: value for name, value in batch.items() if name in self._names}
+        if "labels" in rows[0]:
+            batch["labels"] = torch.tensor([int(row["labels"]) for row in rows])
         return batch
+
+
+def _with_one_label(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with its label column named `labels`, and no other one that a collator could take instead."""
+    column = first_label_column(row)
+    kept = {name: value for name, value in row.items() if name not in LABEL_COLUMNS}
+    return kept if column is None else {**kept, "labels": row[column]}

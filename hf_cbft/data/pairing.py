@@ -43,6 +43,8 @@ class PairedDataset(Dataset):
                 f"{np.unique(clean_labels).tolist()} and cue_dataset {np.unique(cue_labels).tolist()}: none in "
                 'common. Give data of the same classes, or use pairing="random".'
             )
+        # Classes of the clean rows that no cue row has: their partners are drawn from all cue rows.
+        self.classes_without_cue = np.setdiff1d(clean_labels, cue_labels).tolist()
         self._groups = clean_labels
         # Rank of a clean row among its class, and how many there are: with the epoch they number the draws.
         self._ranks = np.zeros(len(clean), np.int64)
@@ -54,14 +56,6 @@ class PairedDataset(Dataset):
             self._ranks[members] = np.arange(len(members))
             self._clean_sizes[int(group)] = len(members)
             self._candidates[int(group)] = candidates if candidates.size else np.arange(len(cue))
-
-    @property
-    def classes_without_cue(self) -> list[int]:
-        """Classes of the clean rows that no cue row has: their partners are drawn from all cue rows."""
-        if self.pairing != "class":
-            return []
-        cue_classes = set(class_labels(self.cue, "cue_dataset").tolist())
-        return sorted(set(self._clean_sizes) - cue_classes)
 
     def set_epoch(self, epoch: int) -> None:
         """Which epoch's partners the items have. Set it before workers start: they hold a copy of the data set."""
