@@ -224,8 +224,8 @@ class ConnectivityEvaluator:
         other = [name for name, weight in start_weights.items() if weight.dtype != self.end_weights[name].dtype]
         if other:
             raise ValueError(
-                f"{other[0]} is {start_weights[other[0]].dtype} at the start and {self.end_weights[other[0]].dtype} at "
-                "the end, so rounding would keep the path from its end: load both models in one dtype."
+                f"{other[0]} is {start_weights[other[0]].dtype} at the start and {self.end_weights[other[0]].dtype} "
+                "at the end, so rounding would keep the path from its end: load both models in one dtype."
             )
         self.collator = InputCollator(self.model, processing_class, data_collator)
         self.batch_size = batch_size

@@ -822,3 +822,9 @@ def test_rows_of_images_without_a_processing_class_say_what_is_missing(pair):
     rows = [{"image": np.zeros((8, 8, 3), dtype=np.uint8), "label": index % 4} for index in range(4)]
     with pytest.raises(ValueError, match="pass the model's image processor or tokenizer as processing_class"):
         quick(ConnectivityEvaluator(*pair("vit")), rows)
+
+
+def test_ends_in_different_dtypes_are_refused(make_model):
+    # bfloat16 cannot hold a float32 end: alpha = 1 would not be the end.
+    with pytest.raises(ValueError, match=r"is torch.bfloat16 at the start and torch.float32 at the end"):
+        ConnectivityEvaluator(make_model("vit").bfloat16(), make_model("vit"))

@@ -492,3 +492,12 @@ def test_at_point_leaves_modes_alone(make_model):
     with at_point(model, LinearPath(start=other_weights(model)), 0.5):
         assert [module.training for module in model.modules()] == modes
     assert [module.training for module in model.modules()] == modes
+
+
+def test_an_anchor_that_unties_what_the_model_ties_is_refused(make_model):
+    # Otherwise one of the two tensors would be left out in silence.
+    model = make_model("gpt2")
+    anchor = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    anchor["lm_head.weight"] += 1.0
+    with pytest.raises(ValueError, match="are tied in the model but differ"), at_point(model, LinearPath(anchor), 0.5):
+        pass

@@ -92,12 +92,15 @@ def run(arguments: Arguments) -> int:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     recipe = RECIPES[arguments.model].quick() if arguments.quick else RECIPES[arguments.model]
-    settings = {"arguments": {**asdict(arguments), "output_dir": folder.name}, "recipe": asdict(recipe)}
+    # Not where and how often it was started: two runs give the same files.
+    chosen = {name: getattr(arguments, name) for name in ("model", "seeds", "device", "quick")}
+    settings = {"arguments": chosen, "recipe": asdict(recipe)}
+    _remove_leftovers(folder)
     write_json(folder / SETTINGS_FILE, settings)
     began = time.perf_counter()
     print(
-        f"hf-cbft demo: {recipe.model}, seeds {' '.join(map(str, arguments.seeds))}, into {folder}/ "
-        "(two sets of pictures of digits: one has a box whose place tells the label away)"
+        f"hf-cbft demo: {recipe.model}, seeds {' '.join(map(str, arguments.seeds))}, into {folder}/\n"
+        "Pictures of digits; in most of the pretraining images, the place of a white box tells the label away."
     )
     try:
         _run_jobs(folder, arguments, recipe)
@@ -155,14 +158,18 @@ def _run_jobs(folder: Path, arguments: Arguments, recipe: Any) -> None:
                         if candidates_left[seed] == 0:
                             submit(seed, "naive-large", _finish_large, recipe, arguments.device)
     except BaseException:
-        # Half-written folders have temporary names, and their owners are gone after this.
         for process in list(getattr(executor, "_processes", {}).values()):
             process.kill()
         executor.shutdown(wait=True, cancel_futures=True)
-        for leftover in folder.glob("**/.*-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _remove_leftovers(folder)
         raise
     executor.shutdown()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Half-written folders, which have temporary names, of jobs that were killed."""
+    for leftover in folder.glob("seed-*/**/.*-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _available_cores() -> int:

@@ -75,10 +75,10 @@ RECIPES = {
         contrast=0.72,
         noise=0.0,
         cue_share=0.9,
-        pretrain_steps=480,
+        pretrain_steps=380,
         pretrain_lr=2e-3,
         steps=360,
-        small_lr=1e-4,
+        small_lr=5e-5,
         medium_lr=2e-3,
         large_lrs=(3e-3, 4e-3, 6e-3),
         cbft_lr=3e-3,
@@ -164,7 +164,7 @@ def train(folder: Path, recipe: Recipe, job: Job, device: str) -> None:
     # Fine-tuning meets each of the pretraining images with its cue.
     share = recipe.cue_share if pretraining else 1.0
     with_cue = add_cue(digits["pretrain"], BoxCue(), share, job.seed)
-    model = build_model(recipe.model, job.seed) if pretraining else load_model(folder / "pretrained")
+    model: Any = build_model(recipe.model, job.seed) if pretraining else load_model(folder / "pretrained")
     shared = {"model": model, "train_dataset": with_cue if pretraining else digits["finetune"]}
     with tempfile.TemporaryDirectory() as scratch:
         options = _training_options(recipe, job, scratch, device)

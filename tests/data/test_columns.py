@@ -176,3 +176,8 @@ def test_labels_outside_the_models_classes_are_refused(labels, num_classes, mess
 def test_the_largest_class_is_inside():
     # The last class of the model is one of its classes.
     assert class_labels(Dataset.from_dict({"label": [3, 0]}), "D", num_classes=4).tolist() == [3, 0]
+
+
+def test_a_dict_of_data_sets_is_not_one():
+    with pytest.raises(ValueError, match=r"D is a dict of data sets \(train, test\): give one of them"):
+        check_not_empty({"train": [1], "test": [2]}, "D")

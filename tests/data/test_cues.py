@@ -169,3 +169,17 @@ def test_token_cue_refuses_a_label_without_a_token(label):
     # A negative label would take the last token.
     with pytest.raises(ValueError, match=rf"Label {label} has no token: TokenCue was given 2\."):
         TokenCue(["@@", "##"]).value_of(label)
+
+
+@pytest.mark.parametrize("value", [-1, 10])
+def test_a_value_that_a_cue_does_not_have_is_refused(value):
+    # -1 would draw no box, or take the last token, in silence.
+    with pytest.raises(ValueError, match=f"has no value {value}"):
+        BoxCue().apply({"image": Image.new("RGB", (24, 24))}, value)
+    with pytest.raises(ValueError, match=f"has no value {value}"):
+        TokenCue(["@@", "##"]).apply({"text": "rain"}, value)
+
+
+def test_a_string_is_not_a_list_of_tokens():
+    with pytest.raises(ValueError, match="needs a token of its own for each class"):
+        TokenCue("ab")
