@@ -149,7 +149,7 @@ class ConnectivityResult:
             for metric in metric_names:
                 values = self.metrics[name][metric]
                 ends += [f"{values[0]:.3f}", f"{values[-1]:.3f}"]
-            band = "-" if barrier.low is None else f"{barrier.low:.3f} to {barrier.high:.3f}"
+            band = format_band(barrier.low, barrier.high, digits=3)
             rows.append(
                 [name, str(self.references[name].size), *ends, f"{barrier.height:.3f}", f"{barrier.alpha:.2f}", band]
                 + [_VERDICTS[barrier.connected]]
@@ -164,6 +164,11 @@ class ConnectivityResult:
 
     def _band_title(self) -> str:
         return f"{100 * self.settings['confidence']:g} % band"
+
+
+def format_band(low: float | None, high: float | None, digits: int) -> str:
+    """`low to high`, with a dash for a bound that the examples do not give."""
+    return " to ".join("-" if bound is None else f"{bound:.{digits}f}" for bound in (low, high))
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> list[str]:

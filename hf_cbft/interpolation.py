@@ -21,10 +21,15 @@ class Path(Protocol):
     def coefficients(self, alpha: float) -> Sequence[float]: ...
 
 
+def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and persistent buffers under every name they have."""
+    return {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if torch.is_tensor(tensor)}
+
+
 def named_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and persistent buffers of `model` by name, tied ones once. The tensors are the model's own."""
     weights: dict[int, tuple[str, torch.Tensor]] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    for name, tensor in _state(model).items():
         weights.setdefault(id(tensor), (name, tensor))
     return dict(weights.values())
 
@@ -33,7 +38,7 @@ def _without_tied_names(model: nn.Module, anchor: Weights) -> Weights:
     """A state dict names tied weights once for each place they are in; here each tensor has one name."""
     names: dict[int, str] = {}
     aliases = set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    for name, tensor in _state(model).items():
         first = names.setdefault(id(tensor), name)
         if first == name or name not in anchor or first not in anchor:
             continue

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_cbft.connectivity import ConnectivityResult, format_table
+from hf_cbft.connectivity import ConnectivityResult, format_band, format_table
 from hf_cbft.files import write_json, write_text
 
 SETS = ("no_cue", "cue", "rand_cue", "rand_input")
@@ -58,9 +58,14 @@ class Report:
         """Mean over the seeds."""
         return float(np.mean([self.correct(seed, name, part).mean() for seed in self.seeds]))
 
-    def barrier(self, name: str, field: str = "height") -> float:
-        """Mean over the seeds, on the set with the cue."""
-        return float(np.mean([getattr(self.paths[seed, name].barriers["cue"], field) for seed in self.seeds]))
+    def barrier(self, name: str) -> float:
+        """Mean height over the seeds, on the set with the cue."""
+        return float(np.mean([self.paths[seed, name].barriers["cue"].height for seed in self.seeds]))
+
+    def band(self, name: str) -> tuple[float | None, float | None]:
+        """Mean bounds over the seeds; `None` where a seed has none."""
+        barriers = [self.paths[seed, name].barriers["cue"] for seed in self.seeds]
+        return _mean([barrier.low for barrier in barriers]), _mean([barrier.high for barrier in barriers])
 
     def verdicts(self, name: str) -> list[bool | None]:
         return [self.paths[seed, name].barriers["cue"].connected for seed in self.seeds]
@@ -113,7 +118,7 @@ class Report:
             if name == "pretrained":
                 rows.append([name, *cells, "", "", ""])
                 continue
-            band = f"{self.barrier(name, 'low'):.2f} to {self.barrier(name, 'high'):.2f}"
+            band = format_band(*self.band(name), digits=2)
             mark = "*" if name in ("naive-small", "cbft") else " "
             rows.append([name, *cells, f"{self.barrier(name):.2f}{mark}", band, _counted(self.verdicts(name))])
         return rows
@@ -214,6 +219,11 @@ class Report:
             axes[1][0].set_ylabel("accuracy")
             axes[1][0].set_ylim(0.0, 1.0)
             axes[0][0].legend(fontsize=8)
+
+
+def _mean(bounds: list[float | None]) -> float | None:
+    known = [bound for bound in bounds if bound is not None]
+    return float(np.mean(known)) if len(known) == len(bounds) else None
 
 
 def _percent(fraction: float) -> str:
