@@ -200,25 +200,28 @@ class Report:
         write_text(self.folder / "README.md", "\n".join(lines))
 
     def draw(self, file: Path) -> None:
-        """Loss (above) and accuracy (below) on the four sets along each path, mean over the seeds."""
+        """Above, the loss without and with the cue, and the line over which a barrier rises; below, all accuracies.
+
+        Means over the seeds. The losses of the other two sets, several nats high, would flatten the barrier.
+        """
         from hf_cbft.plotting import draw_lines, figure
 
         with figure(2, len(FINETUNED), file, sharex=True, sharey="row") as axes:
             for column, name in enumerate(FINETUNED):
                 results = [self.paths[seed, name] for seed in self.seeds]
                 alphas = results[0].alphas
-                losses = {part: np.mean([result.losses[part] for result in results], axis=0) for part in SETS}
-                accuracies = {
-                    part: np.mean([result.metrics[part]["accuracy"] for result in results], axis=0) for part in SETS
-                }
+                losses = {part: np.mean([r.losses[part] for r in results], axis=0) for part in ("no_cue", "cue")}
+                accuracies = {part: np.mean([r.metrics[part]["accuracy"] for r in results], axis=0) for part in SETS}
                 draw_lines(axes[0][column], alphas, losses)
+                axes[0][column].plot([0, 1], losses["cue"][[0, -1]], color="grey", linestyle="--", linewidth=1)
                 draw_lines(axes[1][column], alphas, accuracies)
                 axes[0][column].set_title(f"pretrained to {name}")
                 axes[0][column].set_xlabel("")
             axes[0][0].set_ylabel("loss (nats)")
+            axes[0][0].set_ylim(bottom=0.0)
             axes[1][0].set_ylabel("accuracy")
             axes[1][0].set_ylim(0.0, 1.0)
-            axes[0][0].legend(fontsize=8)
+            axes[1][0].legend(fontsize=8)
 
 
 def _mean(bounds: list[float | None]) -> float | None:
