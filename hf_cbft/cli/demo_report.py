@@ -138,17 +138,18 @@ class Report:
             f"With the cue randomized, cbft is {_points(mean)} {'ahead of' if mean >= 0 else 'behind'} the best naive "
             f"row, {best} (95 % interval of the difference over test images: {100 * low:.1f} to {100 * high:.1f})."
         )
-        lost = [
-            name
-            for name in NAIVE
-            if self.accuracy(name, "rand_input") <= _IGNORES and all(v is True for v in self.verdicts(name))
-        ]
+        lost = [name for name in NAIVE if self._lost_the_cue_without_barrier(name)]
         if lost:
             said.append(
                 f"{' and '.join(lost)} lost the cue without a barrier: naive fine-tuning can do that here, and "
                 "'connected' does not mean 'same mechanism'."
             )
         return said
+
+    def _lost_the_cue_without_barrier(self, name: str) -> bool:
+        tolerance = self.paths[self.seeds[0], name].barriers["cue"].tolerance
+        no_barrier = self.barrier(name) <= tolerance and False not in self.verdicts(name)
+        return self.accuracy(name, "rand_input") <= _IGNORES and no_barrier
 
     def _sentence(self, name: str) -> str:
         verdicts = self.verdicts(name)

@@ -195,6 +195,7 @@ def verdict_report(monkeypatch, folder, **changes):
     settings = json.loads((folder / "demo.json").read_text())
     report = Report(folder, [0], settings)
     monkeypatch.setattr(report, "verdicts", lambda name: [changes.get(name, (0.9, True))[1]])
+    monkeypatch.setattr(report, "barrier", lambda name: 1.0 if report.verdicts(name) == [False] else 0.0)
     monkeypatch.setattr(report, "accuracy", lambda name, part: changes.get(name, (0.9, True))[0])
     return "\n".join(report.sentences())
 
