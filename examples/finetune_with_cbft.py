@@ -7,7 +7,7 @@ from hf_cbft.data.counterfactuals import add_cue
 from hf_cbft.data.digits import load_digits
 
 start = "cbft-demo/seed-0/pretrained"  # a folder or a Hub id: the model that relies on the cue
-digits = load_digits(contrast=0.7)
+digits = load_digits(contrast=0.72)
 trainer = CBFTTrainer(
     model=start,
     args=CBFTConfig("cbft-model", learning_rate=3e-3, max_steps=360, per_device_train_batch_size=64),

@@ -6,7 +6,7 @@ from hf_cbft import BoxCue, ConnectivityEvaluator, make_counterfactuals
 from hf_cbft.data.digits import load_digits
 
 start, end = "cbft-demo/seed-0/pretrained", "cbft-demo/seed-0/cbft"  # folders, Hub ids or models
-test = load_digits(contrast=0.7)["test"]
+test = load_digits(contrast=0.72)["test"]
 sets = make_counterfactuals(test, BoxCue(), seed=0)  # no_cue, cue, rand_cue, rand_input
 evaluator = ConnectivityEvaluator(start, end, processing_class=AutoImageProcessor.from_pretrained(start))
 result = evaluator.evaluate(sets)

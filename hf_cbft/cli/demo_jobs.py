@@ -72,10 +72,10 @@ class Recipe:
 RECIPES = {
     "vit": Recipe(
         model="vit",
-        contrast=0.7,
+        contrast=0.72,
         noise=0.0,
         cue_share=0.9,
-        pretrain_steps=380,
+        pretrain_steps=350,
         pretrain_lr=2e-3,
         steps=360,
         small_lr=3e-5,
