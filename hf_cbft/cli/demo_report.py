@@ -15,8 +15,9 @@ SETS = ("no_cue", "cue", "rand_cue", "rand_input")
 NAIVE = ("naive-small", "naive-medium", "naive-large")
 FINETUNED = (*NAIVE, "cbft", "cbft-paper")
 _BARRIER_FIELDS = ("height", "low", "high", "connected", "alpha")
-# From here on a sentence says that a model relies on the cue, or that it does not.
-_RELIES, _IGNORES = 0.5, 0.2
+# From here on a sentence says that a model relies on the cue (RI), up to here that it does not, and from here on that
+# a wrong cue costs it accuracy all the same (NC - RC).
+_RELIES, _IGNORES, _THROWN = 0.5, 0.2, 0.1
 _LEGEND = (
     "Accuracy in %: NC no cue, C with the cue, RC cue randomized, RI image randomized (only the cue tells the\n"
     "label). A model that ignores the cue has NC = C = RC and RI at 10. barrier: on the straight line to pretrained,\n"
@@ -141,8 +142,8 @@ class Report:
         lost = [name for name in NAIVE if self._lost_the_cue_without_barrier(name)]
         if lost:
             said.append(
-                f"{' and '.join(lost)} lost the cue without a barrier: naive fine-tuning can do that here, and "
-                "'connected' does not mean 'same mechanism'."
+                f"{' and '.join(lost)} stopped following the cue without a barrier: naive fine-tuning can do that "
+                "here, and 'connected' does not mean 'same mechanism'."
             )
         return said
 
@@ -161,8 +162,8 @@ class Report:
             path = f"is connected to pretrained: {_counted(verdicts)}"
         clean, random_cue, only_cue = (self.accuracy(name, part) for part in ("no_cue", "rand_cue", "rand_input"))
         return (
-            f"{name} {_reliance(only_cue)} (RI {_percent(only_cue)}, RC {_percent(random_cue)} against NC "
-            f"{_percent(clean)}) and {path} (barrier {self.barrier(name):.2f} nats)."
+            f"{name} {_reliance(only_cue, clean - random_cue)} (RI {_percent(only_cue)}, RC {_percent(random_cue)} "
+            f"against NC {_percent(clean)}) and {path} (barrier {self.barrier(name):.2f} nats)."
         )
 
     def screen(self) -> str:
@@ -238,10 +239,12 @@ def _points(fraction: float) -> str:
     return f"{abs(100 * fraction):.1f} points"
 
 
-def _reliance(only_cue: float) -> str:
+def _reliance(only_cue: float, lost_to_random_cue: float = 0.0) -> str:
     if only_cue >= _RELIES:
         return "relies on the cue"
-    return "ignores the cue" if only_cue <= _IGNORES else "still follows the cue in part"
+    if only_cue > _IGNORES:
+        return "still follows the cue in part"
+    return "ignores the cue" if lost_to_random_cue <= _THROWN else "no longer follows the cue but is thrown off by it"
 
 
 def _counted(verdicts: list[bool | None]) -> str:

@@ -18,7 +18,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from hf_cbft import ConnectivityResult
 from hf_cbft.cli.demo import Arguments, check
-from hf_cbft.cli.demo_report import Report
+from hf_cbft.cli.demo_report import Report, _reliance
 from hf_cbft.cli.main import main
 
 # One worker runs the quick demo for all of them.
@@ -205,11 +205,24 @@ def test_sentences_follow_the_figures(quick_demo, monkeypatch):
     assert "pretrained relies on the cue" in lost
     assert "cbft ignores the cue" in lost
     assert "cbft ignores the cue (RI 10 %, RC 10 % against NC 10 %) and is not connected to pretrained" in lost
-    assert "naive-large lost the cue without a barrier" in lost
+    assert "naive-large stopped following the cue without a barrier" in lost
     kept = verdict_report(monkeypatch, quick_demo.folder, cbft=(0.3, None))
     assert "cbft still follows the cue in part" in kept
     assert "is connected to pretrained: undecided" in kept
     assert "without a barrier" not in kept
+
+
+@pytest.mark.parametrize(
+    ("only_cue", "lost", "said"),
+    [
+        (0.7, 0.6, "relies on the cue"),
+        (0.3, 0.0, "still follows the cue in part"),
+        (0.1, 0.2, "no longer follows the cue but is thrown off by it"),
+        (0.1, 0.05, "ignores the cue"),
+    ],
+)
+def test_a_model_that_a_wrong_cue_throws_off_does_not_ignore_it(only_cue, lost, said):
+    assert _reliance(only_cue, lost) == said
 
 
 @pytest.mark.slow
