@@ -113,7 +113,14 @@ def test_a_second_run_gives_the_same_figures_and_resume_only_what_is_missing(qui
 def test_interrupt_keeps_what_is_whole_and_resume_goes_on(quick_demo, tmp_path):
     folder = tmp_path / "interrupted"
     command = [sys.executable, "-m", "hf_cbft", "demo", "--quick", "--output-dir", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A suite that is started in the background ignores SIGINT, and what it starts would too.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 240
     while not (folder / "seed-0" / "pretrained" / "record.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
