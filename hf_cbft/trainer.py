@@ -139,6 +139,11 @@ class CBFTTrainer(Trainer):
         self.ref_loss = args.ref_loss
         self.micro_step = 0
         self._logged_terms: dict[str, tuple[torch.Tensor | float, int]] = {}
+        # By name: with model_init, training makes a new model of the same modules.
+        self._layer_name = ""
+        if args.invariance_coef > 0.0:
+            num_classes = self.model.config.num_labels
+            self._layer_name, _ = find_representation_layer(self.model, num_classes, args.representation_layer)
         self._representation_checked = args.representation_layer is not None
         self._path: LinearPath | None = None
         if args.barrier_coef > 0.0 and args.barrier_stop_ratio > 0.0:
@@ -226,7 +231,7 @@ class CBFTTrainer(Trainer):
                     loss = self.compute_loss(model, dict(clean))
                     terms["loss/clean"] = loss.detach()
                 else:
-                    layer = unwrapped.get_submodule(self._layer_name())
+                    layer = unwrapped.get_submodule(self._layer_name)
                     captured = stack.enter_context(capture_representation(layer))
                     loss, outputs = self.compute_loss(model, dict(clean), return_outputs=True)
                     terms["loss/clean"] = loss.detach()
@@ -273,17 +278,12 @@ class CBFTTrainer(Trainer):
         outputs = model(**batch)
         return outputs["loss"] if isinstance(outputs, dict) else outputs[0]
 
-    def _layer_name(self) -> str:
-        return find_representation_layer(
-            self.accelerator.unwrap_model(self.model), self.model.config.num_labels, self.args.representation_layer
-        )[0]
-
     def _representations(self, captured: Representation, outputs: Any) -> torch.Tensor:
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs[1]
         if not self._representation_checked:
             if not captured.gives(logits):
                 raise ValueError(
-                    f"The linear layer {self._layer_name()!r} does not give the logits of {type(self.model).__name__}"
+                    f"The linear layer {self._layer_name!r} does not give the logits of {type(self.model).__name__}"
                     ": name the module that the representation enters with representation_layer."
                 )
             self._representation_checked = True
