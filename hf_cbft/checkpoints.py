@@ -24,7 +24,7 @@ def load_model(source: str | Path | nn.Module, trust_remote_code: bool = False) 
     """
     if isinstance(source, nn.Module):
         return source
-    name, revision = _split_revision(str(source))
+    name, revision = split_revision(str(source))
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
         options["revision"] = revision
@@ -32,7 +32,7 @@ def load_model(source: str | Path | nn.Module, trust_remote_code: bool = False) 
     return _model_class(config, name, options).from_pretrained(name, use_safetensors=True, **options)
 
 
-def _split_revision(source: str) -> tuple[str, str | None]:
+def split_revision(source: str) -> tuple[str, str | None]:
     """`org/name@revision` in two. A folder keeps its name, whatever is in it."""
     if "@" not in source or Path(source).exists():
         return source, None

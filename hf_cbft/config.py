@@ -3,12 +3,31 @@
 """The settings of connectivity-based fine-tuning, on top of `TrainingArguments`."""
 
 import math
+import os
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from hf_cbft.data.pairing import PAIRINGS
 
+_DEEPSPEED = (
+    "DeepSpeed's engine steps inside its own backward, where the weights are those of the path point: train without "
+    "it, with DDP or FSDP2."
+)
+_COMPILE = (
+    "torch_compile is not supported: the representation is read by a hook, which compiled code does not promise to "
+    "call. Train without it."
+)
+_FSDP1 = (
+    "FSDP1 keeps its weights in flat parameters that a path point cannot be written into: use FSDP2 (fsdp_version: 2)."
+)
+_LAUNCHER_SWITCHES = (
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_FSDP",
+    "FSDP_VERSION",
+    "ACCELERATE_DYNAMO_BACKEND",
+)
 ALPHA_SAMPLINGS = ("clipped_normal", "uniform")
 UPDATE_RULES = ("joint", "alternating")
 
@@ -46,6 +65,11 @@ class CBFTConfig(TrainingArguments):
         representation_layer (`str`, *optional*):
             Name of the module whose input is the representation. `None` finds the last linear layer that gives the
             logits.
+        ref_device (`str`, *optional*):
+            Where the reference is kept: `"cpu"` saves a copy of the weights on the GPU and costs a transfer a step.
+        ref_dtype (`str`, *optional*):
+            The dtype that the reference is kept in: `"float32"`, `"bfloat16"`, ... `None`: the model's, and a
+            reference in another one is refused.
 
     Raises:
         ValueError: a value outside its range, or a setting of `TrainingArguments` under which the step would be wrong:
@@ -84,6 +108,12 @@ class CBFTConfig(TrainingArguments):
     representation_layer: str | None = field(
         default=None, metadata={"help": "Module whose input is the representation; found if not given."}
     )
+    ref_device: str | None = field(
+        default=None, metadata={"help": "Where the reference is kept, for example cpu; beside the model if not given."}
+    )
+    ref_dtype: str | None = field(
+        default=None, metadata={"help": "The dtype that the reference is kept in; the model's if not given."}
+    )
 
     def __post_init__(self) -> None:
         self._check_cbft_values()
@@ -95,6 +125,8 @@ class CBFTConfig(TrainingArguments):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0.0):
                 raise ValueError(f"{name} = {value}: give a finite number >= 0.")
+        if self.ref_dtype is not None and not isinstance(getattr(torch, self.ref_dtype, None), torch.dtype):
+            raise ValueError(f"ref_dtype = {self.ref_dtype!r} is no dtype of torch: give float32 or bfloat16, say.")
         for name in ("barrier_stop_ratio", "invariance_warmup_ratio"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
@@ -120,15 +152,26 @@ class CBFTConfig(TrainingArguments):
                 "not the model's: use one that steps after it, such as adamw_torch."
             )
         if self.deepspeed:
+            raise ValueError(_DEEPSPEED)
+        if self.neftune_noise_alpha is not None:
             raise ValueError(
-                "DeepSpeed's engine steps inside its own backward, where the weights are those of the path point: "
-                "train without deepspeed."
+                "neftune_noise_alpha puts noise into the embeddings of every pass, so that the path loss is not the "
+                "loss of the path point: train without it."
+            )
+        if self.use_liger_kernel:
+            raise ValueError(
+                "use_liger_kernel replaces the layers whose inputs are read and the loss that is counted: train without "
+                "it."
+            )
+        if self.fsdp and int((self.fsdp_config or {}).get("version", 2)) == 1:
+            raise ValueError(_FSDP1)
+        if self.parallelism_config is not None:
+            raise ValueError(
+                "parallelism_config (tensor, context or sequence parallelism) splits a batch or a weight in ways for "
+                "which the path is not checked: use DDP or FSDP2."
             )
         if self.torch_compile:
-            raise ValueError(
-                "torch_compile is not supported: the representation is read by a hook, which compiled code does not "
-                "promise to call. Train without it."
-            )
+            raise ValueError(_COMPILE)
         if self.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
             raise ValueError(
                 f"train_sampling_strategy = {self.train_sampling_strategy!r} needs the length of an item, and items "
@@ -148,4 +191,31 @@ class CBFTConfig(TrainingArguments):
             raise ValueError(
                 'update_rule="alternating" steps twice a batch, for which the loss scale of fp16 is not made: use '
                 'bf16, or update_rule="joint".'
+            )
+
+    def check_environment(self) -> None:
+        """Look at how this process was launched, before anything is made.
+
+        Raises:
+            ValueError: DeepSpeed, FSDP1 or a compiler was switched on by the launcher, or batches are split so that
+            ranks take unequal numbers of steps.
+            NotImplementedError: Transformers would use `DataParallel`.
+        """
+        launched = {name: os.environ.get(name, "").lower() for name in _LAUNCHER_SWITCHES}
+        if launched["ACCELERATE_USE_DEEPSPEED"] == "true":
+            raise ValueError(_DEEPSPEED)
+        # Without a version of its own the launcher means FSDP1.
+        if launched["ACCELERATE_USE_FSDP"] == "true" and launched["FSDP_VERSION"] in ("", "1") and not self.fsdp:
+            raise ValueError(_FSDP1)
+        if launched["ACCELERATE_DYNAMO_BACKEND"] not in ("", "no"):
+            raise ValueError(_COMPILE)
+        if self.world_size > 1 and not self.accelerator_config.even_batches:
+            raise ValueError(
+                "accelerator_config even_batches=False lets a rank's batches end early, and the others would wait for "
+                "it: leave it on, or set dataloader_drop_last=True."
+            )
+        if self.n_gpu > 1:
+            raise NotImplementedError(
+                f"Transformers would split batches over {self.n_gpu} GPUs with DataParallel, whose replicas have no "
+                "path point: start it with accelerate launch, or make one GPU visible with CUDA_VISIBLE_DEVICES=0."
             )

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A live model put at a point of a path, for as long as a `with` block lasts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from hf_cbft.paths import Weights
@@ -32,6 +33,11 @@ def named_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     for name, tensor in _state(model).items():
         weights.setdefault(id(tensor), (name, tensor))
     return dict(weights.values())
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this rank holds of a sharded tensor (`DTensor`), as a view; a plain tensor as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
 
 
 def _without_tied_names(model: nn.Module, anchor: Weights) -> Weights:
@@ -61,7 +67,7 @@ def check_same_weights(expected: Weights, given: Weights, what: str) -> None:
     differences += [
         f"{name} has shape {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
         for name, tensor in expected.items()
-        if name in given and given[name].shape != tensor.shape
+        if name in given and local(given[name]).shape != local(tensor).shape
     ]
     if differences:
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
@@ -104,13 +110,25 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def _forget_derived_copies(model: nn.Module) -> None:
+    """Drop what was made of the weights before they were written: autocast's casts, what FSDP2 has gathered."""
+    torch.clear_autocast_cache()
+    if dist.is_available() and dist.is_initialized():
+        from torch.distributed.fsdp import FSDPModule
+
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+
 @contextmanager
-def at_point(model: nn.Module, path: Path, alpha: float) -> Iterator[nn.Module]:
+def at_point(model: nn.Module, path: Path, alpha: float, names: Collection[str] | None = None) -> Iterator[nn.Module]:
     r"""Put a live model at gamma(alpha) of a path; afterwards it is bit for bit what it was.
 
     The weights are written into the model's own parameters and persistent buffers, so it stays the same module object:
     wrappers, hooks and compiled code go on to hold. The displaced weights are saved once and serve as the live anchor:
-    an open block costs one copy of the weights.
+    an open block costs one copy of the weights. Sharded parameters (FSDP2) are written shard by shard, and nothing is
+    gathered: the anchors then hold this rank's shards.
 
     Gradients: run backward *inside* the block (activation checkpointing computes the forward pass again in backward).
     The gradients that arrive are dL/dgamma. Where the live model is the end of a `LinearPath`, dL/dtheta is alpha
@@ -123,6 +141,8 @@ def at_point(model: nn.Module, path: Path, alpha: float) -> Iterator[nn.Module]:
         model (`torch.nn.Module`): the live model.
         path ([`LinearPath`]): its anchors are weights by name; `None` among them is the live model.
         alpha (`float`): in [0, 1].
+        names (`Collection[str]`, *optional*):
+            The weights that lie on the path, by the first of their names; the others stay what they are. `None`: all.
 
     Yields:
         `torch.nn.Module`: the same object.
@@ -148,18 +168,23 @@ def at_point(model: nn.Module, path: Path, alpha: float) -> Iterator[nn.Module]:
     """
     coefficients = path.coefficients(alpha)
     live = named_weights(model)
+    if names is not None:
+        live = {name: tensor for name, tensor in live.items() if name in names}
     given = [None if anchor is None else _without_tied_names(model, anchor) for anchor in path.anchors]
     for anchor in given:
         if anchor is not None:
             check_same_weights(live, anchor, "The other end of the path")
-    displaced = {name: tensor.detach().clone() for name, tensor in live.items()}
+    written = {name: local(tensor.detach()) for name, tensor in live.items()}
+    displaced = {name: tensor.clone() for name, tensor in written.items()}
     anchors = [displaced if anchor is None else anchor for anchor in given]
     try:
         with torch.no_grad():
-            for name, tensor in live.items():
-                _write_combination(tensor, [anchor[name] for anchor in anchors], coefficients)
+            for name, tensor in written.items():
+                _write_combination(tensor, [local(anchor[name]) for anchor in anchors], coefficients)
+        _forget_derived_copies(model)
         yield model
     finally:
         with torch.no_grad():
-            for name, tensor in live.items():
+            for name, tensor in written.items():
                 tensor.copy_(displaced[name])
+        _forget_derived_copies(model)

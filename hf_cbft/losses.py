@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two terms that connectivity-based fine-tuning adds to the cross-entropy, as pure functions of tensors."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -38,11 +40,20 @@ def barrier_loss(
     return (ref_loss + margin - path_loss).abs()
 
 
-def _class_means(representations: torch.Tensor, labels: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, ...]:
+Sum = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _class_means(
+    representations: torch.Tensor, labels: torch.Tensor, num_classes: int, sum_over_ranks: Sum | None
+) -> tuple[torch.Tensor, ...]:
     """Class means (K, D) and class counts (K,). A matrix product, so that it is deterministic on every device."""
     one_hot = F.one_hot(labels, num_classes).to(representations.dtype)
-    counts = one_hot.sum(dim=0)
-    return (one_hot.T @ representations) / counts.clamp(min=1.0)[:, None], counts
+    sums, counts = one_hot.T @ representations, one_hot.sum(dim=0)
+    if sum_over_ranks is not None:
+        # One sum for both.
+        sums, counts = sum_over_ranks(torch.cat([sums, counts[:, None]], dim=1)).split([sums.shape[1], 1], dim=1)
+        counts = counts[:, 0]
+    return sums / counts.clamp(min=1.0)[:, None], counts
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
@@ -58,6 +69,7 @@ def invariance_loss(
     cue_representations: torch.Tensor,
     cue_labels: torch.Tensor,
     num_classes: int,
+    sum_over_ranks: Sum | None = None,
 ) -> torch.Tensor:
     r"""L_I / K = 1/K * sum_k || n(mean f over clean rows of k) - n(mean f over cue rows of k) ||^2, n(v) = v / ||v||
 
@@ -70,6 +82,9 @@ def invariance_loss(
         cue_representations (`torch.Tensor`): (M, D), the same for the rows with the cue.
         cue_labels (`torch.Tensor`): (M,).
         num_classes (`int`): K.
+        sum_over_ranks (`Callable`, *optional*):
+            Sums a tensor over all ranks, differentiably, where the rows are those of one rank: the means are then
+            those of the joint batch.
 
     Returns:
         `torch.Tensor`: scalar in [0, 4], differentiable in both representations; float32 for half-precision input.
@@ -91,7 +106,7 @@ def invariance_loss(
         torch.promote_types(clean_representations.dtype, cue_representations.dtype), torch.float32
     )
     clean_representations, cue_representations = clean_representations.to(dtype), cue_representations.to(dtype)
-    clean_means, clean_counts = _class_means(clean_representations, clean_labels, num_classes)
-    cue_means, cue_counts = _class_means(cue_representations, cue_labels, num_classes)
+    clean_means, clean_counts = _class_means(clean_representations, clean_labels, num_classes, sum_over_ranks)
+    cue_means, cue_counts = _class_means(cue_representations, cue_labels, num_classes, sum_over_ranks)
     squared = (_unit(clean_means) - _unit(cue_means)).square().sum(dim=-1)
     return torch.where((clean_counts > 0) & (cue_counts > 0), squared, 0.0).sum() / num_classes

@@ -3,7 +3,6 @@
 """Connectivity-based fine-tuning as a `Trainer`."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,21 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback, set_seed
 from transformers.utils import logging
 
-from hf_cbft.batchnorm import batch_statistics
+from hf_cbft.checkpointing import ExactResumeTrainer
 from hf_cbft.checkpoints import load_model
 from hf_cbft.config import CBFTConfig
-from hf_cbft.data.columns import check_not_empty, class_labels
 from hf_cbft.data.inputs import RAW_COLUMNS, InputCollator, drop_unused_columns
 from hf_cbft.data.pairing import PairCollator, pair_clean_with_cue
-from hf_cbft.interpolation import at_point, check_same_weights, copy_weights, evaluation_mode, named_weights
-from hf_cbft.losses import barrier_loss, invariance_loss
-from hf_cbft.paths import LinearPath, sample_alpha
-from hf_cbft.representations import Representation, capture_representation, find_representation_layer
+from hf_cbft.distributed import sum_over_ranks
+from hf_cbft.interpolation import evaluation_mode
+from hf_cbft.paths import sample_alpha
+from hf_cbft.reference import weight_reference
+from hf_cbft.resume import RunState, check_same_reference, load_reference, run_settings, store_reference
+from hf_cbft.step import CBFTStep, counted, mean_loss
+from hf_cbft.task import base_model, find_task, has_adapter
 
 logger = logging.get_logger(__name__)
 
@@ -38,7 +39,7 @@ class _StepClock(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.settle_ref_loss()
+        self.trainer.begin_training()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # state.epoch is epoch + (step + 1) / steps of the epoch, a whole number only up to rounding.
@@ -48,27 +49,35 @@ class _StepClock(TrainerCallback):
         self.trainer.micro_step = 0
 
 
-class CBFTTrainer(Trainer):
-    r"""Fine-tune a classifier off a spurious cue.
+class CBFTTrainer(ExactResumeTrainer):
+    r"""Fine-tune a model off a spurious cue.
 
     Minimises L_CBFT of [`CBFTConfig`]: cross-entropy on clean data, a loss barrier on the straight line to the
     reference on data with the cue, and class means of the representation that do not depend on the cue. Everything
-    else is `Trainer`: evaluation, saving, callbacks, metrics, `push_to_hub`.
+    else is `Trainer`: evaluation, saving, callbacks, metrics, `push_to_hub`, several processes (DDP, FSDP2).
 
-    The arguments are those of `Trainer`, in TRL's order, and three more:
+    On N processes each step computes what one process would on the joint batch: class means and the sign of the
+    barrier loss are those of all ranks, alpha is the same on all. Under gradient accumulation the gradient is the mean
+    of the micro-batches' own, each with its own alpha and class means, which is not that of one large batch.
+
+    The arguments are those of `Trainer`, in TRL's order, and four more:
 
     Args:
-        model (`str`, `Path` or `PreTrainedModel`): the model to fine-tune; it relies on the cue.
-        ref_model (`str`, `Path` or `PreTrainedModel`, *optional*):
-            The reference theta_C at alpha = 0, of the same architecture. `None`: the model as it is now.
+        model (`str`, `Path` or `PreTrainedModel` or `PeftModel`):
+            The model to fine-tune; it relies on the cue. A classifier (one class a row) or a causal language model.
+        ref_model (`str`, `Path`, `PreTrainedModel` or `PeftModel`, *optional*):
+            The reference theta_C at alpha = 0, of the same architecture; with an adapter also another adapter on the
+            same base. `None`: the model as it is when training starts (with a new adapter: its base).
         cue_dataset: D_C, data with the cue, usually the original training data. Rows as in `train_dataset`.
         train_dataset: D_NC, a little clean data. Rows with model inputs and labels, or with an `image` or a `text`
-            and a `label`, which go through `processing_class`.
+            and a `label`, or with a `prompt` and a `completion` (and, for the invariance loss, a class in `label`),
+            which go through `processing_class`.
+        peft_config (`LoraConfig`, *optional*): train a new LoRA adapter on `model`.
 
     Raises:
         ValueError: missing, empty or unlabelled data, labels beyond the model's classes, no class in common, no
-        representation, or a reference with other parameter names or shapes.
-        NotImplementedError: several processes, `DataParallel`, or a PEFT model.
+        representation, or a reference with other parameter names, shapes or dtypes.
+        NotImplementedError: something for which the gradient is not known to be right; the message names it.
 
     Logged while training: `loss/ref` (once, nats), and as means since the last log `loss/clean`, `loss/barrier`,
     `loss/path`, `loss/invariance` (with the factor 1 / K, before coefficients) and `path/alpha`.
@@ -95,20 +104,28 @@ class CBFTTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
         optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
         preprocess_logits_for_metrics: Callable | None = None,
+        peft_config: Any = None,
     ) -> None:
         args = CBFTConfig(output_dir="cbft-output") if args is None else args
         if not isinstance(args, CBFTConfig):
             raise TypeError(f"args is a {type(args).__name__}: CBFTTrainer needs a CBFTConfig.")
-        _refuse_unsupported(args)
+        args.check_environment()
         if train_dataset is None or cue_dataset is None:
             missing = "train_dataset (clean data)" if train_dataset is None else "cue_dataset (data with the cue)"
             raise ValueError(f"{missing} is missing: CBFT trains on both streams.")
         if isinstance(model, (str, Path)):
             model = load_model(model)
-        if isinstance(ref_model, (str, Path)):
-            ref_model = load_model(ref_model)
+        if peft_config is not None:
+            if model is None:
+                raise ValueError("peft_config with model_init: let model_init give the model with its adapter.")
+            from hf_cbft.lora import add_adapter  # peft is imported where it is used
+
+            model = add_adapter(model, peft_config)
+        self._ref_source = ref_model if isinstance(ref_model, (str, Path)) else None
         if model is not None:  # before Trainer makes the output folder
-            _check_inputs(model, ref_model, args, train_dataset, cue_dataset)
+            self.task = find_task(model, args, train_dataset, cue_dataset)
+            reference = _make_reference(model, ref_model, args)
+            pair_clean_with_cue(train_dataset, cue_dataset, self.task.pairing)
         super().__init__(
             model=model,
             args=args,
@@ -123,68 +140,133 @@ class CBFTTrainer(Trainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         if model is None:
-            _check_inputs(self.model, ref_model, args, train_dataset, cue_dataset)
-        if args.remove_unused_columns:
-            train_dataset, cue_dataset = (drop_unused_columns(d, self.model) for d in (train_dataset, cue_dataset))
+            self.task = find_task(self.model, args, train_dataset, cue_dataset)
+            reference = _make_reference(self.model, ref_model, args)
+        shown = base_model(self.model) if args.remove_unused_columns else None
+        if shown is not None:
+            train_dataset, cue_dataset = (drop_unused_columns(d, shown) for d in (train_dataset, cue_dataset))
         pair_seed = args.seed if args.data_seed is None else args.data_seed
-        self.train_dataset = pair_clean_with_cue(train_dataset, cue_dataset, args.pairing, pair_seed)
+        self.train_dataset = pair_clean_with_cue(train_dataset, cue_dataset, self.task.pairing, pair_seed)
         if self.train_dataset.classes_without_cue:
             logger.warning(
                 f"cue_dataset has no rows of the classes {self.train_dataset.classes_without_cue}: their partners are "
                 "drawn from all its rows, and the invariance loss leaves these classes out."
             )
-        shown = self.model if args.remove_unused_columns else None
         self.data_collator = PairCollator(InputCollator(shown, processing_class, data_collator))
+        self._warn_of_small_micro_batches()
 
+        self.reference = reference if self._needs_reference else None
+        self._own_reference = ref_model is None
+        self._fingerprint: str | None = None
         self.ref_loss = args.ref_loss
         self.micro_step = 0
         self._logged_terms: dict[str, tuple[torch.Tensor | float, int]] = {}
-        # By name: with model_init, training makes a new model of the same modules.
-        self._layer_name = ""
-        if args.invariance_coef > 0.0:
-            num_classes = self.model.config.num_labels
-            self._layer_name, _ = find_representation_layer(self.model, num_classes, args.representation_layer)
-        self._representation_checked = args.representation_layer is not None
-        self._path: LinearPath | None = None
-        if args.barrier_coef > 0.0 and args.barrier_stop_ratio > 0.0:
-            self._path = LinearPath(start=self._reference_weights(ref_model))
+        self.step = CBFTStep(
+            barrier_coef=args.barrier_coef,
+            barrier_margin=args.barrier_margin,
+            invariance_coef=args.invariance_coef,
+            reader=self.task.reader,
+            causal=self.task.causal,
+            clean_loss=self._clean_loss,
+            backward=self._backward,
+            autocast=self.compute_loss_context_manager,
+        )
         self.add_callback(_StepClock(self))
 
-    def _reference_weights(self, ref_model: nn.Module | None) -> dict[str, torch.Tensor]:
-        if ref_model is None or ref_model is self.model:
-            return copy_weights(self.model)
-        return {name: tensor.detach().to(self.args.device) for name, tensor in named_weights(ref_model).items()}
+    # The reference
 
-    @torch.no_grad()
-    def settle_ref_loss(self) -> None:
-        """Measure the reference's own loss on the cue data, unless it was given, and log it."""
-        if self._path is None:
+    @property
+    def _needs_reference(self) -> bool:
+        return self.args.barrier_coef > 0.0 and self.args.barrier_stop_ratio > 0.0
+
+    def begin_run(self, saved: RunState | None) -> None:
+        """Take the reference before anything moves the model; on a resumed run, the one that it started with."""
+        self.ref_loss = self.args.ref_loss if saved is None else saved.ref_loss
+        if not self._needs_reference:
             return
+        if self.reference is None:
+            model = self.model
+            if self.model_init is not None:
+                set_seed(self.args.seed)  # as Trainer.train does before it makes the model
+                model = self.call_model_init()
+            self.reference = _make_reference(model, model, self.args)
+        if not self._fingerprint:
+            self._fingerprint = self.reference.fingerprint()
+        if saved is not None and saved.reference != self._fingerprint:
+            stored = None
+            if self._own_reference and saved.reference is not None:
+                stored = load_reference(self.args.output_dir, saved.reference.partition("+")[0])
+            if stored is not None:
+                self.reference.restore(stored)
+                self._fingerprint = self.reference.fingerprint()
+            check_same_reference(saved.reference, self._fingerprint)
+        if self.args.should_save and self.args.save_strategy != "no" and self._ref_source is None:
+            store_reference(self.args.output_dir, self.reference.weights, self._fingerprint.partition("+")[0])
+
+    def run_state(self) -> RunState:
+        """What a checkpoint has to hold for the run to go on."""
+        return RunState(
+            ref_loss=self.ref_loss,
+            reference=self._fingerprint,
+            reference_source=None if self._ref_source is None else str(self._ref_source),
+            batch_size=self._train_batch_size,
+            settings=run_settings(self.args),
+        )
+
+    def begin_training(self) -> None:
+        """With the model as it is trained (wrapped, sharded, resumed): put the reference beside it, and measure it."""
+        self._logged_terms.clear()
+        if self.reference is None:
+            return
+        self.reference.settle(self.accelerator.unwrap_model(self.model_wrapped))
         if self.ref_loss is None:
-            rows = len(self.train_dataset.cue)
-            # Evenly spaced: data sets are often sorted by class.
-            indices = np.unique(np.linspace(0, rows - 1, min(rows, _REF_LOSS_ROWS)).round().astype(int)).tolist()
-            loader = DataLoader(
-                Subset(self.train_dataset.cue, indices),
-                batch_size=self.args.eval_batch_size,
-                collate_fn=self.data_collator,
-                generator=torch.Generator(),  # leaves the global one alone
-            )
-            total, model = 0.0, self.accelerator.unwrap_model(self.model_wrapped)
-            with evaluation_mode(model), at_point(model, self._path, 0.0):
-                for batch in loader:
-                    batch = self._prepare_inputs(batch)
-                    with self.compute_loss_context_manager():
-                        total += len(batch["labels"]) * self._plain_loss(self.model_wrapped, batch).item()
-            self.ref_loss = total / len(indices)
-        self.log({"loss/ref": self.ref_loss})
-        num_classes = getattr(self.model.config, "num_labels", 0)
+            self.ref_loss = self._measure_ref_loss(self.reference)
+        self.step.ref_loss = self.ref_loss
+        if self.state.global_step == 0:
+            self.log({"loss/ref": self.ref_loss})
+        num_classes = 0 if self.task.causal else getattr(self.model.config, "num_labels", 0)
         if num_classes > 1 and self.ref_loss > 0.9 * np.log(num_classes):
             logger.warning(
                 f"The reference's loss on cue_dataset is {self.ref_loss:.3f} nats, near that of a guess "
                 f"(log {num_classes} = {np.log(num_classes):.3f}): it does not solve this data, so there is little "
                 "for a barrier to lead away from. Check the labels, the cue and ref_model."
             )
+
+    @torch.no_grad()
+    def _measure_ref_loss(self, reference: Any) -> float:
+        """The reference's own loss on the cue data, a mean over rows (tokens for language models)."""
+        rows, ranks = len(self.train_dataset.cue), self.args.world_size
+        # Evenly spaced: data sets are often sorted by class.
+        indices = np.unique(np.linspace(0, rows - 1, min(rows, _REF_LOSS_ROWS)).round().astype(int))
+        if len(indices) % ranks == 0:  # else every rank takes them all: ranks must run equally many passes
+            indices = indices[self.args.process_index :: ranks]
+        loader = DataLoader(
+            Subset(self.train_dataset.cue, indices.tolist()),
+            batch_size=self.args.eval_batch_size,
+            collate_fn=lambda rows: self.data_collator.collator(rows),
+            generator=torch.Generator(),  # leaves the global one alone
+        )
+        sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        model = self.accelerator.unwrap_model(self.model_wrapped)
+        with evaluation_mode(model), reference.at(model, 0.0):
+            for batch in loader:
+                batch = self._prepare_inputs(batch)
+                with self.compute_loss_context_manager():
+                    loss, _ = mean_loss(self.model_wrapped, batch)
+                count = counted(batch, self.task.causal).double()
+                sums += torch.stack([loss.double() * count, count])
+        total, count = sum_over_ranks(sums).tolist()
+        return total / count
+
+    # The step
+
+    def _clean_loss(self, model: nn.Module, clean: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+        # A copy, because label smoothing takes the labels out.
+        batch = {name: value for name, value in clean.items() if name != "class_labels"}
+        return self.compute_loss(model, batch, return_outputs=True)
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
@@ -194,18 +276,31 @@ class CBFTTrainer(Trainer):
         if callable(getattr(self.optimizer, "train", None)):
             self.optimizer.train()
         inputs = self._prepare_inputs(inputs)
+        unwrapped = self.accelerator.unwrap_model(model)
         barrier_on, invariance_on = self._active_terms()
+        alpha = sample_alpha(
+            self.args.seed,
+            self.state.global_step,
+            self.micro_step,
+            self.args.alpha_sampling,
+            self.args.alpha_min,
+            self.args.alpha_max,
+        )
+        reference = self.reference if barrier_on else None
         terms: dict[str, torch.Tensor | float] = {}
-        if barrier_on and self.args.update_rule == "alternating":
-            self._barrier_backward(model, inputs["cue"], terms)
+        if reference is not None and self.args.update_rule == "alternating":
+            terms.update(self.step.barrier(model, unwrapped, reference, inputs["cue"], alpha))
+            self._check_finite(terms)
             if self.args.max_grad_norm > 0:
                 self._clip_grad_norm(model)
             self.optimizer.step()
             model.zero_grad()
-        self._clean_backward(model, inputs, invariance_on, terms)
-        if barrier_on and self.args.update_rule == "joint":
-            self._barrier_backward(model, inputs["cue"], terms)
+            reference = None
+        terms.update(self.step(model, unwrapped, reference, inputs, alpha, invariance_on))
+        self._check_finite(terms)
         self.micro_step += 1
+        if barrier_on:
+            terms["path/alpha"] = alpha
         for name, value in terms.items():
             total, count = self._logged_terms.get(name, (0.0, 0))
             self._logged_terms[name] = (total + value, count + 1)
@@ -216,80 +311,11 @@ class CBFTTrainer(Trainer):
     def _active_terms(self) -> tuple[bool, bool]:
         """Whether the barrier loss and the invariance loss take part in the current step."""
         step, steps = self.state.global_step, self.state.max_steps
-        barrier_on = self._path is not None and step < self.args.barrier_stop_ratio * steps
-        return barrier_on, self.args.invariance_coef > 0.0 and step >= self.args.invariance_warmup_ratio * steps
-
-    def _clean_backward(
-        self, model: nn.Module, inputs: dict[str, Any], invariance_on: bool, terms: dict[str, torch.Tensor | float]
-    ) -> None:
-        """Cross-entropy on the clean half plus the invariance loss between the halves."""
-        clean, cue, unwrapped = inputs["clean"], inputs["cue"], self.accelerator.unwrap_model(model)
-        with ExitStack() as stack:
-            with self.compute_loss_context_manager():
-                if not invariance_on:
-                    # A copy, because label smoothing takes the labels out.
-                    loss = self.compute_loss(model, dict(clean))
-                    terms["loss/clean"] = loss.detach()
-                else:
-                    layer = unwrapped.get_submodule(self._layer_name)
-                    captured = stack.enter_context(capture_representation(layer))
-                    loss, outputs = self.compute_loss(model, dict(clean), return_outputs=True)
-                    terms["loss/clean"] = loss.detach()
-                    clean_representations = self._representations(captured, outputs)
-                    # From here on, backward included: the running statistics stay those of the clean data.
-                    stack.enter_context(batch_statistics(unwrapped))
-                    outputs = model(**{name: value for name, value in cue.items() if name != "labels"})
-                    invariance = invariance_loss(
-                        clean_representations,
-                        clean["labels"],
-                        self._representations(captured, outputs),
-                        cue["labels"],
-                        unwrapped.config.num_labels,
-                    )
-                    terms["loss/invariance"] = invariance.detach()
-                    loss = loss + self.args.invariance_coef * invariance
-            self._check_finite(terms)
-            self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
-
-    def _barrier_backward(self, model: nn.Module, cue: dict[str, Any], terms: dict[str, torch.Tensor | float]) -> None:
-        """The barrier loss at a point of the path; by the chain rule its gradient is alpha times the point's."""
-        alpha = sample_alpha(
-            self.args.seed,
-            self.state.global_step,
-            self.micro_step,
-            self.args.alpha_sampling,
-            self.args.alpha_min,
-            self.args.alpha_max,
-        )
-        unwrapped = self.accelerator.unwrap_model(model)
-        assert self._path is not None
-        assert self.ref_loss is not None
-        with at_point(unwrapped, self._path, alpha), batch_statistics(unwrapped):
-            with self.compute_loss_context_manager():
-                path_loss = self._plain_loss(model, cue)
-                barrier = barrier_loss(path_loss, self.ref_loss, self.args.barrier_margin)
-            terms.update({"loss/path": path_loss.detach(), "loss/barrier": barrier.detach(), "path/alpha": alpha})
-            self._check_finite(terms)
-            loss = alpha * self.args.barrier_coef * barrier
-            self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
-
-    def _plain_loss(self, model: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
-        """The model's own mean loss, without label smoothing: a barrier is a height of the loss itself."""
-        outputs = model(**batch)
-        return outputs["loss"] if isinstance(outputs, dict) else outputs[0]
-
-    def _representations(self, captured: Representation, outputs: Any) -> torch.Tensor:
-        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[1]
-        if not self._representation_checked:
-            if not captured.gives(logits):
-                raise ValueError(
-                    f"The linear layer {self._layer_name!r} does not give the logits of {type(self.model).__name__}"
-                    ": name the module that the representation enters with representation_layer."
-                )
-            self._representation_checked = True
-        return captured.per_row(logits)
+        barrier_on = self.reference is not None and step < self.args.barrier_stop_ratio * steps
+        return barrier_on, self.task.reader is not None and step >= self.args.invariance_warmup_ratio * steps
 
     def _check_finite(self, terms: dict[str, torch.Tensor | float]) -> None:
+        # The values are those over all ranks: every rank raises, or none.
         losses = {name: value for name, value in terms.items() if isinstance(value, torch.Tensor)}
         if torch.isfinite(torch.stack([value.float() for value in losses.values()])).all():
             return
@@ -297,6 +323,25 @@ class CBFTTrainer(Trainer):
         raise FloatingPointError(
             f"{name} is {losses[name].item()} at step {self.state.global_step}: training stopped before the step was "
             "taken. Lower learning_rate, or look at the rows of this batch."
+        )
+
+    def _warn_of_small_micro_batches(self) -> None:
+        rows = self.args.per_device_train_batch_size * self.args.world_size
+        reader = self.task.reader
+        if self.args.gradient_accumulation_steps > 1 and reader is not None and rows < 2 * reader.num_classes:
+            logger.warning(
+                f"A micro-batch of {rows} rows holds fewer than two of each of the {reader.num_classes} classes, and "
+                "the class means of the invariance loss are those of a micro-batch: raise per_device_train_batch_size "
+                "rather than gradient_accumulation_steps."
+            )
+
+    # The rest of Trainer
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: every trial would need a reference of its own."""
+        raise NotImplementedError(
+            "hyperparameter_search trains many models in one trainer, and a reference belongs to one: make a "
+            "CBFTTrainer for each trial."
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -324,35 +369,20 @@ class CBFTTrainer(Trainer):
         self._signature_columns += [name for name in RAW_COLUMNS if name not in self._signature_columns]
 
 
-def _refuse_unsupported(args: CBFTConfig) -> None:
-    if args.world_size > 1:
-        raise NotImplementedError(
-            f"CBFTTrainer was started on {args.world_size} processes, and its loss is not the mean of what each rank "
-            "would compute: start it on one."
-        )
-    if args.n_gpu > 1:
-        raise NotImplementedError(
-            f"Transformers would split batches over {args.n_gpu} GPUs with DataParallel, whose replicas have no path "
-            "point: make one visible, for example with CUDA_VISIBLE_DEVICES=0."
-        )
+def _make_reference(model: Any, ref_model: Any, args: CBFTConfig) -> Any:
+    """The reference of a run; `None` where it is the model as it is when training starts."""
+    device = torch.device(args.ref_device) if args.ref_device else None
+    dtype = getattr(torch, args.ref_dtype) if args.ref_dtype else None
+    if has_adapter(model):
+        from hf_cbft.lora import adapter_reference, check_adapter
 
-
-def _check_inputs(
-    model: Any, ref_model: nn.Module | None, args: CBFTConfig, train_dataset: Any, cue_dataset: Any
-) -> None:
-    """Everything about model and data that can be wrong, before anything is written."""
-    if getattr(model, "peft_config", None) or getattr(model, "_hf_peft_config_loaded", False):
-        raise NotImplementedError(
-            "The model carries a PEFT adapter, and a straight line between adapter factors is not the line between "
-            "the models: merge it first (merge_and_unload)."
+        check_adapter(model)
+        return None if ref_model is None else adapter_reference(model, ref_model, device, dtype)
+    if isinstance(ref_model, (str, Path)):
+        ref_model = load_model(ref_model)
+    if has_adapter(ref_model):
+        raise ValueError(
+            "ref_model carries an adapter and the model does not: merge it first (merge_and_unload), or train an "
+            "adapter on the same base."
         )
-    check_not_empty(train_dataset, "train_dataset")
-    check_not_empty(cue_dataset, "cue_dataset")
-    if args.invariance_coef > 0.0:
-        num_classes = model.config.num_labels
-        for name, dataset in (("train_dataset", train_dataset), ("cue_dataset", cue_dataset)):
-            class_labels(dataset, name, num_classes)
-        find_representation_layer(model, num_classes, args.representation_layer)
-    pair_clean_with_cue(train_dataset, cue_dataset, args.pairing)
-    if ref_model is not None:
-        check_same_weights(named_weights(model), named_weights(ref_model), "ref_model")
+    return None if ref_model is None else weight_reference(model, ref_model, device, dtype)

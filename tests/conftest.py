@@ -32,6 +32,9 @@ datasets.disable_progress_bars()
 
 NUM_CLASSES = 4
 
+# Scripts that the tests or people start.
+collect_ignore_glob = ["benchmarks/*", "distributed/run_*.py", "resume_run.py"]
+
 
 def make_vit() -> ViTForImageClassification:
     return ViTForImageClassification(

@@ -43,6 +43,9 @@ def test_defaults_are_the_documented_ones(tmp_path):
         ({"optim": "galore_adamw_layerwise"}, "galore_adamw_layerwise steps inside backward"),
         ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "never learn of a new epoch"),
         ({"torch_compile": True}, "torch_compile is not supported"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha puts noise into the embeddings"),
+        ({"use_liger_kernel": True}, "use_liger_kernel replaces the layers"),
+        ({"ref_dtype": "float33"}, "ref_dtype = 'float33' is no dtype of torch"),
         ({"train_sampling_strategy": "group_by_length"}, "needs the length of an item"),
         ({"update_rule": "alternating", "gradient_accumulation_steps": 2}, "steps twice on each pair of batches"),
         ({"update_rule": "alternating", "fp16": True}, "loss scale of fp16"),
@@ -60,8 +63,54 @@ def test_deepspeed_is_refused(tmp_path):
         made._check_training_features()
 
 
+def test_fsdp1_is_refused(tmp_path):
+    made = config(tmp_path)
+    made.fsdp, made.fsdp_config = True, {"version": 1}
+    with pytest.raises(ValueError, match="FSDP1 keeps its weights in flat parameters"):
+        made._check_training_features()
+
+
+def test_tensor_parallelism_is_refused(tmp_path):
+    made = config(tmp_path)
+    made.parallelism_config = object()
+    with pytest.raises(ValueError, match=r"parallelism_config \(tensor, context or sequence parallelism\)"):
+        made._check_training_features()
+
+
 def test_every_field_is_a_flag(tmp_path):
     (parsed,) = HfArgumentParser(CBFTConfig).parse_args_into_dataclasses(
         ["--output_dir", str(tmp_path), "--use_cpu", "--barrier_coef", "2", "--pairing", "random", "--ref_loss", "0"]
     )
     assert (parsed.barrier_coef, parsed.pairing, parsed.ref_loss) == (2.0, "random", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed's engine steps inside its own backward"),
+        ({"ACCELERATE_USE_FSDP": "true"}, r"use FSDP2 \(fsdp_version: 2\)"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP1 keeps its weights in flat parameters"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "torch_compile is not supported"),
+    ],
+)
+def test_what_a_launcher_switched_on_is_refused(environment, message, tmp_path, monkeypatch):
+    made = config(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        made.check_environment()
+
+
+def test_fsdp2_and_no_compiler_pass(tmp_path, monkeypatch):
+    made = config(tmp_path)
+    for name, value in {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_DYNAMO_BACKEND": "no"}.items():
+        monkeypatch.setenv(name, value)
+    made.check_environment()
+
+
+def test_ranks_whose_batches_end_early_are_refused(tmp_path, monkeypatch):
+    made = config(tmp_path, accelerator_config={"even_batches": False})
+    made.check_environment()
+    monkeypatch.setattr(CBFTConfig, "world_size", 2)
+    with pytest.raises(ValueError, match="even_batches=False lets a rank's batches end early"):
+        made.check_environment()

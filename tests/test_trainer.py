@@ -11,7 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from torch.func import functional_call
+from torch.utils.data import IterableDataset
 from transformers import GPT2Config, GPT2ForSequenceClassification, TrainerCallback
 
 from hf_cbft import CBFTConfig, CBFTTrainer
@@ -285,7 +287,7 @@ def test_without_barrier_no_reference_is_kept(make_model, make_batch, tmp_path):
         cue_dataset=rows("vit", 8, 2, make_batch),
     )
     history = train(trainer)
-    assert trainer._path is None
+    assert trainer.reference is None
     assert not any("loss/barrier" in entry for entry in history)
 
 
@@ -490,6 +492,11 @@ def test_non_finite_loss_names_step_and_term_and_takes_no_step(make_model, make_
     assert all(torch.equal(weight, before[name]) for name, weight in copy_weights(model).items())
 
 
+class IterableRows(IterableDataset):
+    def __iter__(self):
+        yield {"labels": 0}
+
+
 def drop(dataset, column):
     return dataset.remove_columns(column)
 
@@ -532,8 +539,36 @@ def drop(dataset, column):
             "has no linear layer with 4 outputs",
         ),
         (lambda a: a.update(args=object()), TypeError, "CBFTTrainer needs a CBFTConfig"),
-        (lambda a: a["model"].__setattr__("peft_config", {"default": 1}), NotImplementedError, "PEFT adapter"),
+        (
+            lambda a: a["model"].__setattr__("_hf_peft_config_loaded", True),
+            NotImplementedError,
+            "carries an adapter that Transformers added",
+        ),
         (lambda a: a["args"].__setattr__("_n_gpu", 2), NotImplementedError, "DataParallel"),
+        (lambda a: a["model"].config.__setattr__("is_encoder_decoder", True), NotImplementedError, "encoder-decoder"),
+        (
+            lambda a: a["model"].config.__setattr__("quantization_config", {"load_in_4bit": True}),
+            NotImplementedError,
+            "ViTForImageClassification is quantised",
+        ),
+        (lambda a: a["model"].__setattr__("_tp_size", 2), NotImplementedError, "split by tensor parallelism"),
+        (
+            lambda a: a["model"].config.__setattr__("problem_type", "multi_label_classification"),
+            ValueError,
+            "multi_label_classification",
+        ),
+        (lambda a: a.update(train_dataset=IterableRows()), ValueError, "IterableRows, whose rows cannot be drawn"),
+        (
+            lambda a: a.update(ref_model=a["model"].__class__(a["model"].config).to(torch.bfloat16)),
+            ValueError,
+            r"ref_model keeps vit.embeddings.cls_token in torch.bfloat16, the model in torch.float32.*ref_dtype",
+        ),
+        (
+            lambda a: a.update(ref_model=a["adapter"]),
+            ValueError,
+            "ref_model carries an adapter and the model does not",
+        ),
+        (lambda a: a.update(peft_config=LoraConfig(use_dora=True)), NotImplementedError, "use_dora makes the adapter"),
     ],
 )
 def test_wrong_input_is_refused_before_anything_is_written(change, error, message, make_model, make_batch, tmp_path):
@@ -543,9 +578,11 @@ def test_wrong_input_is_refused_before_anything_is_written(change, error, messag
         "train_dataset": rows("vit", 8, 1, make_batch),
         "cue_dataset": rows("vit", 8, 2, make_batch),
         "other": make_model("bert"),
+        "adapter": get_peft_model(make_model("vit"), LoraConfig(target_modules=["q_proj"])),
     }
     change(arguments)
-    arguments.pop("other")
+    for name in ("other", "adapter"):
+        arguments.pop(name)
     with pytest.raises(error, match=message):
         CBFTTrainer(**arguments)
     assert not (tmp_path / "out").exists()
@@ -567,7 +604,7 @@ def test_a_head_that_does_not_give_the_logits_is_refused(make_model, make_batch,
         train_dataset=rows("vit", 8, 1, make_batch),
         cue_dataset=rows("vit", 8, 2, make_batch),
     )
-    with pytest.raises(ValueError, match="The linear layer 'classifier' does not give the logits"):
+    with pytest.raises(ValueError, match="The linear layer 'classifier' does not give the model's logits"):
         trainer.train()
 
 

@@ -40,7 +40,13 @@ def label_column(dataset: Any, name: str) -> str:
     if columns is None:
         first = dataset[0]
         columns = list(first) if isinstance(first, Mapping) else []
-    column = first_label_column(columns)
+    found = [column for column in LABEL_COLUMNS if column in columns]
+    # Language models have their token labels in one and the class of a row in another.
+    column = (
+        next((c for c in found if not _holds_lists(dataset, c)), found[0])
+        if len(found) > 1
+        else first_label_column(columns)
+    )
     if column is None:
         raise ValueError(
             f"{name} has no label column: it has {', '.join(columns) or 'none'}, and one of "
@@ -78,3 +84,22 @@ def class_labels(dataset: Any, name: str, num_classes: int | None = None) -> np.
             "id2label first."
         )
     return labels.astype(np.int64)
+
+
+def completion_classes(dataset: Any, name: str) -> np.ndarray | None:
+    """(N,) int64, the class of each row of a language model's data; `None` where no column holds one.
+
+    Rows with a `prompt` and a `completion`, or with token labels, have their class in another label column.
+
+    Raises:
+        ValueError: labels below 0.
+    """
+    columns = getattr(dataset, "column_names", None) or list(dataset[0])
+    scalar = [c for c in LABEL_COLUMNS if c in columns and not _holds_lists(dataset, c)]
+    return class_labels(dataset, name) if scalar else None
+
+
+def _holds_lists(dataset: Any, column: str) -> bool:
+    """Whether a label column holds token labels; told by the features, or else by the first row."""
+    row = dataset.with_format(None)[0] if hasattr(dataset, "with_format") else dataset[0]
+    return np.ndim(row[column]) > 0

@@ -122,6 +122,8 @@ class PairCollator:
 
     def __call__(self, features: list[Any]) -> dict[str, Any]:
         if not isinstance(features[0], tuple):
-            return self.collator(features)
+            batch = self.collator(features)
+            batch.pop("class_labels", None)  # of language models, whose forward pass does not take it
+            return batch
         clean, cue = zip(*features, strict=True)
         return {"clean": self.collator(list(clean)), "cue": self.collator(list(cue))}

@@ -1,0 +1,115 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run is about: a classifier or a causal language model, its classes and its representation."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging
+
+from hf_cbft.config import CBFTConfig
+from hf_cbft.data.columns import check_not_empty, class_labels, completion_classes
+from hf_cbft.representations import check_single_label, find_representation_layer
+from hf_cbft.step import RepresentationReader
+
+logger = logging.get_logger(__name__)
+
+
+def has_adapter(model: Any) -> bool:
+    """Whether the model is a `PeftModel`, told without importing peft."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def base_model(model: Any) -> Any:
+    """The model inside of a `PeftModel`; any other as it is."""
+    return model.get_base_model() if has_adapter(model) else model
+
+
+def is_causal_lm(model: Any) -> bool:
+    return type(base_model(model)).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
+@dataclass(frozen=True)
+class Task:
+    """What of the loss applies to a model and its data.
+
+    Args:
+        causal (`bool`): whether the model is a causal language model; the losses then count tokens.
+        pairing (`str`): which cue row goes with a clean row.
+        reader ([`RepresentationReader`], *optional*): `None` where there is no invariance loss.
+    """
+
+    causal: bool
+    pairing: str
+    reader: RepresentationReader | None
+
+
+def find_task(model: nn.Module, args: CBFTConfig, train_dataset: Any, cue_dataset: Any) -> Task:
+    """Look at the model and the rows.
+
+    Raises:
+        ValueError: empty or unlabelled data, labels beyond the model's classes, several or no classes a row, or no
+        representation.
+        NotImplementedError: a model whose loss or weights are not what the path is made for.
+    """
+    _refuse_models(model)
+    check_not_empty(train_dataset, "train_dataset")
+    check_not_empty(cue_dataset, "cue_dataset")
+    if is_causal_lm(model):
+        return _language_task(model, args, train_dataset, cue_dataset)
+    check_single_label(base_model(model))
+    if args.invariance_coef == 0.0:
+        return Task(causal=False, pairing=args.pairing, reader=None)
+    num_classes = base_model(model).config.num_labels
+    for name, dataset in (("train_dataset", train_dataset), ("cue_dataset", cue_dataset)):
+        class_labels(dataset, name, num_classes)
+    layer_name, _ = find_representation_layer(model, num_classes, args.representation_layer)
+    checked = args.representation_layer is not None
+    return Task(False, args.pairing, RepresentationReader(layer_name, num_classes, checked=checked))
+
+
+def _language_task(model: nn.Module, args: CBFTConfig, train_dataset: Any, cue_dataset: Any) -> Task:
+    clean_classes = completion_classes(train_dataset, "train_dataset")
+    cue_classes = completion_classes(cue_dataset, "cue_dataset")
+    if clean_classes is None or cue_classes is None:
+        if args.invariance_coef > 0.0 or args.pairing == "class":
+            logger.warning(
+                "The rows have no class column (label), so there are no class means: the invariance loss is left out"
+                + (", and pairs are drawn at random." if args.pairing == "class" else ".")
+            )
+        return Task(True, "random" if args.pairing == "class" else args.pairing, None)
+    if args.invariance_coef == 0.0:
+        return Task(True, args.pairing, None)
+    if args.representation_layer is not None:
+        layer_name, _ = find_representation_layer(model, 0, args.representation_layer)
+    else:
+        head = base_model(model).get_output_embeddings()
+        layer_name = next(name for name, module in model.named_modules() if module is head)
+    num_classes = int(max(clean_classes.max(), cue_classes.max())) + 1
+    return Task(True, args.pairing, RepresentationReader(layer_name, num_classes, causal=True, checked=True))
+
+
+def _refuse_models(model: Any) -> None:
+    name = type(base_model(model)).__name__
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise NotImplementedError(
+            f"{name} carries an adapter that Transformers added, whose scale cannot be reached: wrap the base with "
+            "peft.get_peft_model, or give peft_config."
+        )
+    config = getattr(base_model(model), "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise NotImplementedError(
+            f"{name} is an encoder-decoder model, for which the loss is not checked: use a classifier or a causal "
+            "language model."
+        )
+    if getattr(base_model(model), "is_quantized", False) or getattr(config, "quantization_config", None):
+        raise NotImplementedError(
+            f"{name} is quantised, and a point between quantised weights is not on their grid: load it without "
+            "quantization_config."
+        )
+    if (getattr(base_model(model), "tp_size", None) or 1) > 1:
+        raise NotImplementedError(
+            f"{name} is split by tensor parallelism, for which the path is not checked: use DDP or FSDP2."
+        )
