@@ -160,8 +160,8 @@ class CBFTConfig(TrainingArguments):
             )
         if self.use_liger_kernel:
             raise ValueError(
-                "use_liger_kernel replaces the layers whose inputs are read and the loss that is counted: train without "
-                "it."
+                "use_liger_kernel replaces the layers whose inputs are read and the loss that is counted: train "
+                "without it."
             )
         if self.fsdp and int((self.fsdp_config or {}).get("version", 2)) == 1:
             raise ValueError(_FSDP1)
@@ -213,6 +213,11 @@ class CBFTConfig(TrainingArguments):
             raise ValueError(
                 "accelerator_config even_batches=False lets a rank's batches end early, and the others would wait for "
                 "it: leave it on, or set dataloader_drop_last=True."
+            )
+        if self.world_size > 1 and (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ValueError(
+                "activation_checkpointing_kwargs use_reentrant=True runs a backward pass of its own for each layer and "
+                "half of the batch, and DDP takes one: leave it out on several processes."
             )
         if self.n_gpu > 1:
             raise NotImplementedError(

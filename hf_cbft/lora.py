@@ -4,7 +4,7 @@
 
 The straight line from the base W to W + s B A is the adapter's scale: W + alpha s B A. No second model is kept, and
 autograd gives A and B their right gradients. From another adapter, it is both adapters at once, scaled by 1 - alpha
-and alpha. (The line between the factors is another path: (1 - alpha) B_0 + alpha B_1 times (1 - alpha) A_0 + alpha A_1.)
+and alpha. (The line between the factors A and B themselves is another path.)
 Every other tensor that is trained (`modules_to_save`, biases, token deltas) is interpolated against where it started.
 """
 

@@ -102,11 +102,13 @@ def invariance_loss(
 
     ```
     """
-    dtype = torch.promote_types(
-        torch.promote_types(clean_representations.dtype, cue_representations.dtype), torch.float32
-    )
-    clean_representations, cue_representations = clean_representations.to(dtype), cue_representations.to(dtype)
-    clean_means, clean_counts = _class_means(clean_representations, clean_labels, num_classes, sum_over_ranks)
-    cue_means, cue_counts = _class_means(cue_representations, cue_labels, num_classes, sum_over_ranks)
-    squared = (_unit(clean_means) - _unit(cue_means)).square().sum(dim=-1)
-    return torch.where((clean_counts > 0) & (cue_counts > 0), squared, 0.0).sum() / num_classes
+    # Autocast would take the matrix product in half precision, where differences of unit vectors drown.
+    with torch.autocast(clean_representations.device.type, enabled=False):
+        dtype = torch.promote_types(
+            torch.promote_types(clean_representations.dtype, cue_representations.dtype), torch.float32
+        )
+        clean_representations, cue_representations = clean_representations.to(dtype), cue_representations.to(dtype)
+        clean_means, clean_counts = _class_means(clean_representations, clean_labels, num_classes, sum_over_ranks)
+        cue_means, cue_counts = _class_means(cue_representations, cue_labels, num_classes, sum_over_ranks)
+        squared = (_unit(clean_means) - _unit(cue_means)).square().sum(dim=-1)
+        return torch.where((clean_counts > 0) & (cue_counts > 0), squared, 0.0).sum() / num_classes

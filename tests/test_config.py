@@ -114,3 +114,11 @@ def test_ranks_whose_batches_end_early_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(CBFTConfig, "world_size", 2)
     with pytest.raises(ValueError, match="even_batches=False lets a rank's batches end early"):
         made.check_environment()
+
+
+def test_reentrant_checkpointing_is_for_one_process(tmp_path, monkeypatch):
+    made = config(tmp_path, activation_checkpointing=True, activation_checkpointing_kwargs={"use_reentrant": True})
+    made.check_environment()
+    monkeypatch.setattr(CBFTConfig, "world_size", 2)
+    with pytest.raises(ValueError, match="DDP takes one: leave it out on several processes"):
+        made.check_environment()

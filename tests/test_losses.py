@@ -126,3 +126,22 @@ def test_invariance_loss_is_computed_in_float32(dtype):
     for gradient, exact_gradient in zip(gradients, exact_gradients, strict=True):
         assert gradient.dtype == dtype
         torch.testing.assert_close(gradient.double(), exact_gradient, rtol=1e-2, atol=1e-6)
+
+
+def test_invariance_loss_is_computed_in_float32_under_autocast():
+    # Nearly equal means: in bfloat16 the gradient was off by its own length.
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(16, 32, generator=generator).bfloat16()
+    cue = (clean + 1e-2 * torch.randn(16, 32, generator=generator)).bfloat16()
+    labels = torch.arange(16) % 4
+
+    def value_and_gradient():
+        leaf = clean.clone().requires_grad_()
+        loss = invariance_loss(leaf, labels, cue, labels, 4)
+        return loss, torch.autograd.grad(loss, leaf)[0]
+
+    expected = value_and_gradient()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = value_and_gradient()
+    assert all(torch.equal(first, second) for first, second in zip(found, expected, strict=True))
+    assert found[0].dtype == torch.float32
