@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A `Trainer` whose checkpoints are whole or not at all, and whose resumed runs are the uninterrupted ones."""
 
+import random
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer
@@ -14,7 +16,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
 
 from hf_cbft.distributed import on_main_rank
-from hf_cbft.interpolation import check_same_weights, named_weights
+from hf_cbft.interpolation import copy_weights, named_weights
 from hf_cbft.resume import (
     MANIFEST_NAME,
     RunState,
@@ -29,11 +31,29 @@ from hf_cbft.resume import (
 logger = logging.get_logger(__name__)
 
 
+def get_random_states() -> dict[str, Any]:
+    """The states of the generators that a training step may draw from."""
+    states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
 class ExactResumeTrainer(Trainer):
     """What [`CBFTTrainer`] does differently from `Trainer` when it saves, resumes and loads its best model.
 
     A subclass says with `run_state` what has to be in a checkpoint, and takes it back in `begin_run`.
     """
+
+    _first_attempt: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
 
     def run_state(self) -> RunState:
         raise NotImplementedError
@@ -61,6 +81,7 @@ class ExactResumeTrainer(Trainer):
             saved = RunState.read(checkpoint)
             check_same_settings(saved.settings, run_settings(self.args))
         self.begin_run(saved)
+        self._first_attempt = None
         return super().train(None if checkpoint is None else str(checkpoint), trial, ignore_keys_for_eval)
 
     def _checkpoint_to_resume(self, resume_from_checkpoint: str | Path | bool | None) -> Path | None:
@@ -113,6 +134,21 @@ class ExactResumeTrainer(Trainer):
         self._complete_checkpoint(Path(checkpoint_folder))
         super()._push_from_checkpoint(checkpoint_folder)
 
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        # auto_find_batch_size calls this again after running out of memory, and would go on with the weights, the
+        # optimizer and the random state of the failed attempt.
+        if self.args.auto_find_batch_size:
+            if self._first_attempt is None:
+                self._first_attempt = (copy_weights(self.model), get_random_states())
+            else:
+                weights, states = self._first_attempt
+                with torch.no_grad():
+                    for name, weight in named_weights(self.model).items():
+                        weight.copy_(weights[name])
+                set_random_states(states)
+                self.optimizer, self.lr_scheduler = None, None
+        return super()._inner_training_loop(*args, **kwargs)
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # Transformers would take one more step when a run is resumed from its last checkpoint.
         if self.state.global_step >= self.state.max_steps:
@@ -135,8 +171,16 @@ class ExactResumeTrainer(Trainer):
         live = named_weights(self.model)
         dtypes = [weight.dtype for weight in live.values() if weight.is_floating_point()]
         widest = max(dtypes, key=lambda dtype: torch.finfo(dtype).bits)
-        loaded = named_weights(type(self.model).from_pretrained(folder, config=self.model.config, dtype=widest))
-        check_same_weights(live, loaded, folder)
+        model, report = type(self.model).from_pretrained(
+            folder, config=self.model.config, dtype=widest, output_loading_info=True
+        )
+        for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if report[what]:
+                raise ValueError(
+                    f"{folder} does not hold the weights of this model: {what.replace('_', ' ')} "
+                    f"{', '.join(map(str, sorted(report[what])[:3]))}. Use the model that was trained."
+                )
+        loaded = named_weights(model)
         with torch.no_grad():
             for name, weight in live.items():
                 weight.copy_(loaded[name])

@@ -163,6 +163,11 @@ class CBFTConfig(TrainingArguments):
                 "use_liger_kernel replaces the layers whose inputs are read and the loss that is counted: train "
                 "without it."
             )
+        if self.enable_jit_checkpoint:
+            raise ValueError(
+                "enable_jit_checkpoint saves in the middle of a step, from where a run does not go on as it would have: "
+                "use save_strategy."
+            )
         if self.fsdp and int((self.fsdp_config or {}).get("version", 2)) == 1:
             raise ValueError(_FSDP1)
         if self.parallelism_config is not None:
@@ -213,6 +218,11 @@ class CBFTConfig(TrainingArguments):
             raise ValueError(
                 "accelerator_config even_batches=False lets a rank's batches end early, and the others would wait for "
                 "it: leave it on, or set dataloader_drop_last=True."
+            )
+        if self.world_size > 1 and self.auto_find_batch_size:
+            raise ValueError(
+                "auto_find_batch_size on several processes starts again on the rank that ran out of memory, and the "
+                "others would wait for it: set per_device_train_batch_size."
             )
         if self.world_size > 1 and (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
             raise ValueError(

@@ -75,6 +75,7 @@ class WeightReference:
         """Take over what an earlier run kept."""
         check_same_weights(self.weights, weights, "The stored reference")
         self.weights = dict(weights)
+        self._settled = False
 
     @contextmanager
     def at(

@@ -132,13 +132,11 @@ class RunState:
         reference_source (`str`, *optional*):
             Where the reference comes from, `org/name@commit` or a folder; `None`: it is stored in the output folder.
         settings (`dict`): see [`run_settings`].
-        batch_size (`int`): rows a device takes in one micro-batch.
     """
 
     ref_loss: float | None
     reference: str | None
     reference_source: str | None
-    batch_size: int
     settings: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: str | Path) -> None:

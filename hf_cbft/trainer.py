@@ -209,7 +209,6 @@ class CBFTTrainer(ExactResumeTrainer):
             ref_loss=self.ref_loss,
             reference=self._fingerprint,
             reference_source=None if self._ref_source is None else str(self._ref_source),
-            batch_size=self._train_batch_size,
             settings=run_settings(self.args),
         )
 

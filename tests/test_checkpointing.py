@@ -10,11 +10,12 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from hf_cbft import CBFTConfig, CBFTTrainer
 from hf_cbft.interpolation import copy_weights
-from hf_cbft.resume import MANIFEST_NAME
+from hf_cbft.resume import MANIFEST_NAME, write_manifest
 
 STEPS, EPOCH = 7, 3
 
@@ -201,3 +202,16 @@ def test_an_adapter_checkpoint_is_an_ordinary_adapter_folder(make_trainer, make_
         expected = copy_weights(trainer.model)
         assert found.keys() == expected.keys()
         assert all(torch.equal(weight, found[n]) for n, weight in expected.items())
+
+
+def test_a_checkpoint_that_lacks_a_weight_is_refused(make_trainer):
+    # The weight would be drawn anew.
+    whole = make_trainer("vit", max_steps=2)
+    whole.train()
+    file = Path(folder(whole, 1), "model.safetensors")
+    weights = load_file(file)
+    del weights["classifier.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+    write_manifest(file.parent)
+    with pytest.raises(ValueError, match=r"does not hold the weights of this model: missing keys classifier\.weight"):
+        make_trainer("vit", max_steps=2).train(folder(whole, 1))

@@ -44,6 +44,7 @@ def test_defaults_are_the_documented_ones(tmp_path):
         ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "never learn of a new epoch"),
         ({"torch_compile": True}, "torch_compile is not supported"),
         ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha puts noise into the embeddings"),
+        ({"enable_jit_checkpoint": True}, "enable_jit_checkpoint saves in the middle of a step"),
         ({"use_liger_kernel": True}, "use_liger_kernel replaces the layers"),
         ({"ref_dtype": "float33"}, "ref_dtype = 'float33' is no dtype of torch"),
         ({"train_sampling_strategy": "group_by_length"}, "needs the length of an item"),
@@ -113,6 +114,14 @@ def test_ranks_whose_batches_end_early_are_refused(tmp_path, monkeypatch):
     made.check_environment()
     monkeypatch.setattr(CBFTConfig, "world_size", 2)
     with pytest.raises(ValueError, match="even_batches=False lets a rank's batches end early"):
+        made.check_environment()
+
+
+def test_a_batch_size_is_not_found_on_several_processes(tmp_path, monkeypatch):
+    made = config(tmp_path, auto_find_batch_size=True)
+    made.check_environment()
+    monkeypatch.setattr(CBFTConfig, "world_size", 2)
+    with pytest.raises(ValueError, match="auto_find_batch_size on several processes"):
         made.check_environment()
 
 

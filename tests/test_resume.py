@@ -250,7 +250,6 @@ def state(**changes) -> RunState:
         "ref_loss": 0.1 + 0.2,
         "reference": fingerprint(WEIGHTS),
         "reference_source": None,
-        "batch_size": 8,
         "settings": {"seed": 3},
     }
     return RunState(**{**values, **changes})
@@ -559,7 +558,7 @@ def test_killed_runs_end_as_if_they_had_not_been(model, kills, runs, tmp_path):
     runs.finish()
 
     begins, broken = [], 0
-    for word, times, pause in moments(kills, 5, save_seconds):
+    for word, times, pause in moments(kills, 13, save_seconds):
         process, step = runs.start(*options, tmp_path / "killed")
         begins.append(step)
         for _ in range(times):
