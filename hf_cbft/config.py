@@ -165,8 +165,8 @@ class CBFTConfig(TrainingArguments):
             )
         if self.enable_jit_checkpoint:
             raise ValueError(
-                "enable_jit_checkpoint saves in the middle of a step, from where a run does not go on as it would have: "
-                "use save_strategy."
+                "enable_jit_checkpoint saves in the middle of a step, from where a run does not go on as it would have "
+                "done: use save_strategy."
             )
         if self.fsdp and int((self.fsdp_config or {}).get("version", 2)) == 1:
             raise ValueError(_FSDP1)
@@ -226,8 +226,8 @@ class CBFTConfig(TrainingArguments):
             )
         if self.world_size > 1 and (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
             raise ValueError(
-                "activation_checkpointing_kwargs use_reentrant=True runs a backward pass of its own for each layer and "
-                "half of the batch, and DDP takes one: leave it out on several processes."
+                "activation_checkpointing_kwargs use_reentrant=True runs a backward pass of its own for each layer "
+                "and half of the batch, and DDP takes one: leave it out on several processes."
             )
         if self.n_gpu > 1:
             raise NotImplementedError(

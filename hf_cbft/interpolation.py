@@ -83,6 +83,10 @@ def _write_combination(out: torch.Tensor, tensors: Sequence[torch.Tensor], coeff
     Written as A_k + sum_i c_i (A_i - A_k) around the anchor with the largest coefficient: exact at the anchors
     themselves, and where all anchors agree (frozen weights stay bit for bit what they are). Integers follow A_k.
     """
+    alike = all(tensor.dtype == out.dtype and tensor.device == out.device for tensor in tensors)
+    if len(tensors) == 2 and alike and out.dtype in (torch.float32, torch.float64) and all(coefficients):
+        torch.lerp(tensors[0], tensors[1], coefficients[1], out=out)  # the same, in one pass over the memory
+        return
     largest = max(range(len(tensors)), key=lambda i: coefficients[i])
     base = tensors[largest].to(out.device)
     if not out.is_floating_point():
