@@ -165,8 +165,8 @@ class CBFTConfig(TrainingArguments):
             )
         if self.enable_jit_checkpoint:
             raise ValueError(
-                "enable_jit_checkpoint saves in the middle of a step, from where a run does not go on as it would have "
-                "done: use save_strategy."
+                "enable_jit_checkpoint saves in the middle of a step, from where a run does not go on as it would "
+                "have done: use save_strategy."
             )
         if self.fsdp and int((self.fsdp_config or {}).get("version", 2)) == 1:
             raise ValueError(_FSDP1)

@@ -94,7 +94,12 @@ def _check_config(config: Any) -> None:
 
 
 def _layers(model: nn.Module) -> dict[str, LoraLayer]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    """LoRA layers by the names that they have without FSDP's wrapper for activation checkpointing."""
+    return {
+        name.replace("_checkpoint_wrapped_module.", ""): module
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+    }
 
 
 def _parts(model: PeftModel, adapter: str) -> dict[str, dict[str, Any]]:
@@ -242,6 +247,10 @@ class AdapterReference:
     def _scaled(self, model: nn.Module, alpha: float) -> Iterator[None]:
         """The adapter scaled by alpha; a reference adapter, where there is one, active beside it by 1 - alpha."""
         layers: dict[str, Any] = dict(_layers(model))
+        if not self.parts.keys() <= layers.keys():
+            raise ValueError(
+                "The model has lost LoRA layers since its reference was taken: train the model as it was."
+            )
         before = {name: (layer.scaling.get(self.adapter), layer._active_adapter) for name, layer in layers.items()}
         try:
             for name, layer in layers.items():

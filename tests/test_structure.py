@@ -3,6 +3,7 @@
 """The house: what is public, what is loaded when, and which room may import which."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ ORDER = [
     "data.cues",
     "data.counterfactuals",
     "data.pairing",
+    "data.completions",
     "data.inputs",
     "data.digits",
     "data.sentences",
@@ -88,6 +90,11 @@ def test_every_room_has_its_place_in_the_order():
 @pytest.mark.parametrize("room", ORDER)
 def test_a_room_imports_only_rooms_before_it(room):
     assert module_level_imports(rooms()[room]) <= set(ORDER[: ORDER.index(room)])
+
+
+def test_only_one_room_imports_peft():
+    imports = re.compile(r"^\s*(from|import) peft", re.M)
+    assert [room for room, file in rooms().items() if imports.search(file.read_text())] == ["lora"]
 
 
 def test_measuring_needs_no_training_code():

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from datasets import ClassLabel, Value
 from torch.utils.data import IterableDataset
 
 LABEL_COLUMNS = ("labels", "label", "label_ids")
@@ -61,7 +62,44 @@ def class_labels(dataset: Any, name: str, num_classes: int | None = None) -> np.
     Raises:
         ValueError: no label column, labels that are not one class a row, or labels outside [0, `num_classes`).
     """
-    column = label_column(dataset, name)
+    return _classes_in(label_column(dataset, name), dataset, name, num_classes)
+
+
+def completion_classes(dataset: Any, name: str) -> np.ndarray | None:
+    """(N,) int64, the class of each row of a language model's data; `None` where no column holds one.
+
+    Rows with a `prompt` and a `completion`, or with token labels, have their class in a label column of whole numbers.
+
+    Args:
+        dataset (`datasets.Dataset` or map-style data set): at least one row.
+        name (`str`): what the errors call it.
+
+    Raises:
+        ValueError: labels below 0, or rows without one.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from hf_cbft.data.columns import completion_classes
+    >>> rows = Dataset.from_dict({"input_ids": [[5, 6, 7]], "labels": [[-100, 6, 7]], "label": [2]})
+    >>> completion_classes(rows, "train_dataset")
+    array([2])
+
+    ```
+    """
+    columns = getattr(dataset, "column_names", None) or list(dataset[0])
+    column = next((c for c in LABEL_COLUMNS if c in columns and _holds_integers(dataset, c)), None)
+    return None if column is None else _classes_in(column, dataset, name)
+
+
+def is_class(value: Any) -> bool:
+    """Whether a value of a label column is a class: a whole number, no list of them and no truth value."""
+    array = np.asarray(value)
+    return array.ndim == 0 and np.issubdtype(array.dtype, np.integer)
+
+
+def _classes_in(column: str, dataset: Any, name: str, num_classes: int | None = None) -> np.ndarray:
     if hasattr(dataset, "with_format"):
         values = list(dataset.with_format(None)[column])
     else:
@@ -86,20 +124,16 @@ def class_labels(dataset: Any, name: str, num_classes: int | None = None) -> np.
     return labels.astype(np.int64)
 
 
-def completion_classes(dataset: Any, name: str) -> np.ndarray | None:
-    """(N,) int64, the class of each row of a language model's data; `None` where no column holds one.
-
-    Rows with a `prompt` and a `completion`, or with token labels, have their class in another label column.
-
-    Raises:
-        ValueError: labels below 0.
-    """
-    columns = getattr(dataset, "column_names", None) or list(dataset[0])
-    scalar = [c for c in LABEL_COLUMNS if c in columns and not _holds_lists(dataset, c)]
-    return class_labels(dataset, name) if scalar else None
-
-
 def _holds_lists(dataset: Any, column: str) -> bool:
     """Whether a label column holds token labels; told by the features, or else by the first row."""
-    row = dataset.with_format(None)[0] if hasattr(dataset, "with_format") else dataset[0]
-    return np.ndim(row[column]) > 0
+    if hasattr(dataset, "features"):
+        return not isinstance(dataset.features[column], (ClassLabel, Value))
+    return np.ndim(dataset[0][column]) > 0
+
+
+def _holds_integers(dataset: Any, column: str) -> bool:
+    """Whether a label column holds whole numbers; told as above, without decoding an image beside it."""
+    if hasattr(dataset, "features"):
+        feature = dataset.features[column]
+        return isinstance(feature, ClassLabel) or "int" in getattr(feature, "dtype", "")
+    return is_class(dataset[0][column])

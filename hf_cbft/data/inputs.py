@@ -6,15 +6,24 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, default_data_collator
+from transformers import (
+    DataCollatorWithFlattening,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    default_data_collator,
+)
 
-from hf_cbft.data.columns import LABEL_COLUMNS, first_label_column
+from hf_cbft.data.columns import LABEL_COLUMNS, first_label_column, is_class
+from hf_cbft.data.completions import PROMPT_COLUMNS, TOKEN_COLUMNS, pad_tokens, tokenize_completion
 
 # Columns that go through the processing class.
-RAW_COLUMNS = ("image", "text")
+RAW_COLUMNS = ("image", "text", *PROMPT_COLUMNS)
+# What counts as a model input where no model says.
+_USUAL_INPUTS = {"input_ids", "pixel_values", "input_values", "input_features"}
 
 
 def _input_names(model: nn.Module) -> set[str]:
@@ -39,12 +48,30 @@ class InputCollator:
 
     Rows with model inputs (`pixel_values`, `input_ids`, ...) are stacked, or padded where there is a tokenizer; what
     the model does not take is left out. Rows with an `image` (any mode, turned into RGB) or a `text` instead go
-    through `processing_class`.
+    through `processing_class`, and so do rows with a `prompt` and a `completion`, see
+    [`~hf_cbft.data.completions.tokenize_completion`].
+
+    Rows of a language model have a label for each token. Where a label column beside them holds a class (a whole
+    number), the batch has it as `class_labels`, (B,): the model does not take them.
 
     Args:
         model (`torch.nn.Module`, *optional*): whose inputs are wanted; `None` leaves nothing out.
         processing_class (*optional*): the model's image processor or tokenizer.
-        data_collator (`Callable`, *optional*): collates the rows in the end, instead of the above.
+        data_collator (`Callable`, *optional*):
+            Collates the rows in the end, instead of the above. It gets rows with a prompt as they are, except a
+            `DataCollatorWithFlattening`, which packs tokens. A packed batch has no `class_labels`: its rows are one.
+
+    Example:
+
+    ```python
+    >>> from hf_cbft.data.inputs import InputCollator
+    >>> from hf_cbft.data.sentences import word_tokenizer
+    >>> rows = [{"prompt": "a storm today", "completion": "weather again", "label": 0}]
+    >>> batch = InputCollator(processing_class=word_tokenizer())(rows)
+    >>> batch["labels"], batch["class_labels"]
+    (tensor([[-100, -100, -100,    7,   14,    3]]), tensor([0]))
+
+    ```
     """
 
     def __init__(
@@ -61,20 +88,57 @@ class InputCollator:
     def __call__(self, features: list[Any]) -> dict[str, Any]:
         if not isinstance(features[0], Mapping):
             return (self.data_collator or default_data_collator)(features)
-        known = self._names or {"input_ids", "pixel_values"}
-        has_inputs = bool(known & features[0].keys())
+        has_inputs = bool((self._names or _USUAL_INPUTS) & features[0].keys())
+        if not has_inputs and self._tokenizes(features[0]):
+            features, has_inputs = [self._tokenized(row) for row in features], True
         if has_inputs and self._names is not None:
             kept = self._names.union(LABEL_COLUMNS)
             features = [{name: value for name, value in row.items() if name in kept} for row in features]
+        if has_inputs and _has_token_labels(features):
+            return self._collate_tokens(features)
         if self.data_collator is not None:
             return self.data_collator(features)
         features = [_with_one_label(row) for row in features]
-        raw = None if has_inputs else next((column for column in RAW_COLUMNS if column in features[0]), None)
+        raw = None if has_inputs else next((column for column in ("image", "text") if column in features[0]), None)
         if raw is not None:
             return self._process(features, raw)
         if isinstance(self.processing_class, PreTrainedTokenizerBase) and "input_ids" in features[0]:
             return DataCollatorWithPadding(self.processing_class)(features)
         return default_data_collator(features)
+
+    @property
+    def _tokenizer(self) -> Any:
+        return getattr(self.processing_class, "tokenizer", self.processing_class)
+
+    def _tokenizes(self, row: Mapping[str, Any]) -> bool:
+        packs_or_pads = self.data_collator is None or isinstance(self.data_collator, DataCollatorWithFlattening)
+        return packs_or_pads and all(column in row for column in PROMPT_COLUMNS)
+
+    def _tokenized(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        if self._tokenizer is None:
+            raise ValueError(
+                "The rows hold a 'prompt' and a 'completion', not model inputs: pass the model's tokenizer as "
+                "processing_class."
+            )
+        kept = {name: value for name, value in row.items() if name not in LABEL_COLUMNS}
+        found = {} if _class_of(row) is None else {"label": _class_of(row)}
+        return {**kept, **found, **tokenize_completion(self._tokenizer, row["prompt"], row["completion"])}
+
+    def _collate_tokens(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        classes = [_class_of(row) for row in rows]
+        rows = [_with_one_label(row) for row in rows]
+        if self.data_collator is not None:
+            batch = self.data_collator(rows)
+        else:
+            batch = pad_tokens(rows, self._tokenizer)
+            if self._names is not None:
+                batch = {name: value for name, value in batch.items() if name in self._names or name == "labels"}
+            others = [{n: v for n, v in row.items() if n not in (*TOKEN_COLUMNS, *PROMPT_COLUMNS)} for row in rows]
+            batch |= default_data_collator(others)
+        # A packed batch is one long row.
+        if None not in classes and "class_labels" not in batch and len(batch.get("input_ids", ())) == len(rows):
+            batch["class_labels"] = torch.tensor(classes)
+        return batch
 
     def _process(self, rows: list[dict[str, Any]], column: str) -> dict[str, Any]:
         if self.processing_class is None:
@@ -93,6 +157,18 @@ class InputCollator:
         if "labels" in rows[0]:
             batch["labels"] = torch.tensor([int(row["labels"]) for row in rows])
         return batch
+
+
+def _has_token_labels(rows: list[Any]) -> bool:
+    """Whether the rows have a label for each token; several labels a row may also be those of many classes."""
+    if not {"input_ids", "labels"} <= rows[0].keys():
+        return False
+    labels = np.asarray(rows[0]["labels"])
+    return labels.shape == (len(rows[0]["input_ids"]),) and np.issubdtype(labels.dtype, np.integer)
+
+
+def _class_of(row: Mapping[str, Any]) -> int | None:
+    return next((int(row[column]) for column in LABEL_COLUMNS if column in row and is_class(row[column])), None)
 
 
 def _with_one_label(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 """How long a step of `CBFTTrainer` takes beside one of `Trainer`: full fine-tuning, equal batch, one thread.
 
 A plain step is one forward and backward pass over a batch. CBFT runs three while L_B is on (cue at the path point,
-clean, cue for the invariance loss) and two after it, so the ratios cannot be below 3 and 2, less the optimizer's share.
-The steps are interleaved in changing order; printed is the median of the ratio within a round with its bootstrap
-interval, and what the parts beside the passes cost. Exits with 1 if a bound is missed.
+clean, cue for the invariance loss) and two after it, so the ratios cannot be below 3 and 2, less the optimizer's
+share. The steps are interleaved in changing order; printed is the median of the ratio within a round with its
+bootstrap interval, and what the parts beside the passes cost. Exits with 1 if a bound is missed.
 
     python tests/benchmarks/step_time.py            # four minutes on one core
 """
@@ -31,6 +31,7 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+from transformers.utils import logging
 
 from hf_cbft import CBFTConfig, CBFTTrainer
 from hf_cbft.interpolation import named_weights
@@ -214,6 +215,7 @@ def main() -> int:
     parser.add_argument("--batch_size", type=int, default=32)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    logging.set_verbosity_error()  # nothing is learned from random labels
     makers = {"vit": make_vit, "bert": make_bert}
     with tempfile.TemporaryDirectory() as folder:
         kept = [measure(n, makers[n], arguments.batch_size, arguments.rounds, folder) for n in arguments.models]

@@ -5,10 +5,10 @@
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from torch.utils.data import Subset
 
-from hf_cbft.data.columns import check_not_empty, class_labels, label_column
+from hf_cbft.data.columns import check_not_empty, class_labels, completion_classes, label_column
 
 
 class Plain(torch.utils.data.Dataset):
@@ -181,3 +181,69 @@ def test_the_largest_class_is_inside():
 def test_a_dict_of_data_sets_is_not_one():
     with pytest.raises(ValueError, match=r"D is a dict of data sets \(train, test\): give one of them"):
         check_not_empty({"train": [1], "test": [2]}, "D")
+
+
+TOKENS = {"input_ids": [[5, 6], [7, 8, 9]], "labels": [[-100, 6], [-100, 8, 9]]}
+PROMPTS = {"prompt": ["a", "b"], "completion": ["c", "d"]}
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({**PROMPTS, "label": [1, 0]}, [1, 0]),
+        ({**PROMPTS, "labels": [1, 0]}, [1, 0]),
+        ({**TOKENS, "label": [1, 0]}, [1, 0]),
+        ({**TOKENS, "label_ids": [1, 0]}, [1, 0]),
+        (PROMPTS, None),
+        (TOKENS, None),
+        ({**PROMPTS, "label": ["yes", "no"]}, None),
+        ({**PROMPTS, "label": [True, False]}, None),
+        ({**TOKENS, "label": [0.5, 1.0]}, None),
+    ],
+)
+def test_language_models_may_have_a_class_beside_the_tokens(columns, expected, plain):
+    # Pairs of one class and class means need it; without one the invariance loss is left out, not the training.
+    rows = Dataset.from_dict(columns)
+    found = completion_classes(Plain(list(rows)) if plain else rows, "D")
+    if expected is None:
+        assert found is None
+    else:
+        assert found.tolist() == expected
+        assert found.dtype == np.int64
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("column", ["label", "label_ids"])
+def test_pairs_of_a_class_go_by_the_class_column(column, plain):
+    # `labels` holds tokens here, which have no class.
+    rows = Dataset.from_dict({**TOKENS, column: [1, 0]})
+    rows = Plain(list(rows)) if plain else rows
+    assert label_column(rows, "D") == column
+    assert class_labels(rows, "D").tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("layout", ["numpy", "torch", "pandas"])
+def test_the_class_column_is_found_in_any_format(layout):
+    rows = Dataset.from_dict({**TOKENS, "label": [1, 0]}).cast_column("label", ClassLabel(num_classes=2))
+    assert completion_classes(rows.with_format(layout), "D").tolist() == [1, 0]
+
+
+def test_finding_the_class_column_decodes_no_image():
+    # Captions beside a broken picture: only the labels are looked at.
+    rows = Dataset.from_dict(
+        {"image": [{"bytes": b"broken", "path": None}], "labels": [[5, 6]], "label": [1]},
+        features=Features({"image": Image(), "labels": List(Value("int64")), "label": Value("int64")}),
+    )
+    assert label_column(rows, "D") == "label"
+    assert completion_classes(rows, "D").tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([1, -100], "D has the label -100, but the classes are at least 0"), ([1, None], "does not hold one class")],
+)
+def test_rows_without_their_class_are_refused(labels, message):
+    # Left out silently they would stop the run at the first batch that has one.
+    with pytest.raises(ValueError, match=message):
+        completion_classes(Dataset.from_dict({**PROMPTS, "label": labels}), "D")

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows reach the model as it expects them, whichever of the usual forms they come in."""
 
+import copy
 import inspect
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image as PILImage
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast
+from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, PreTrainedTokenizerFast
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from hf_cbft.data.columns import class_labels
@@ -327,3 +328,181 @@ def test_transformed_sets_keep_all_columns(holds_inputs, make_model):
 def test_other_data_sets_stay_as_they_are(rows, make_model):
     # Only a `datasets.Dataset` has columns to select; the collator trims the rest row by row.
     assert drop_unused_columns(rows, make_model("vit")) is rows
+
+
+# Language models
+
+PROMPTS = [
+    {"prompt": "a after", "completion": "about", "label": 2, "name": "x"},
+    {"prompt": "a", "completion": "again", "label": 0, "name": "y"},
+]
+
+
+@pytest.fixture(scope="module")
+def end_tokenizer() -> PreTrainedTokenizerFast:
+    """The 50 words with an end token, and room for 16."""
+    words = ["[PAD]", "[UNK]", *vocabulary()[:47], "[EOS]"]
+    model = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    model.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model, pad_token="[PAD]", unk_token="[UNK]", eos_token="[EOS]", model_max_length=16
+    )
+
+
+def padding_on_the_left(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    other = copy.deepcopy(tokenizer)
+    other.padding_side = "left"
+    return other
+
+
+def language_rows(*extra: str) -> list[dict]:
+    rows = [
+        {"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8], "label": 3, "name": "long"},
+        {"input_ids": [9, 3], "labels": [-100, 3], "label": 1, "name": "short"},
+    ]
+    return [{name: value for name, value in row.items() if name not in extra} for row in rows]
+
+
+@pytest.mark.parametrize("with_model", [True, False])
+def test_prompts_and_completions_become_token_labels(with_model, make_model, end_tokenizer):
+    # The loss of a language model is that of the completion; the class goes with it for the class means.
+    model = make_model("gpt2")
+    batch = InputCollator(model if with_model else None, end_tokenizer)(PROMPTS)
+    assert set(batch) == {"input_ids", "attention_mask", "labels", "class_labels"}
+    a, after, about, again = (end_tokenizer.convert_tokens_to_ids(word) for word in ("a", "after", "about", "again"))
+    assert batch["input_ids"].tolist() == [[a, after, about, 49], [a, again, 49, PAD]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert batch["labels"].tolist() == [[-100, -100, about, 49], [-100, again, 49, -100]]
+    assert batch["class_labels"].tolist() == [2, 0]
+    assert batch["class_labels"].dtype == torch.int64
+    batch.pop("class_labels")
+    assert torch.isfinite(model(**batch).loss)
+
+
+@pytest.mark.parametrize("label", ["labels", "label_ids"])
+def test_the_class_of_a_prompt_may_have_any_label_name(label, make_model, end_tokenizer):
+    # `labels` must not be taken for the token labels.
+    rows = [{"prompt": r["prompt"], "completion": r["completion"], label: r["label"]} for r in PROMPTS]
+    batch = InputCollator(make_model("gpt2"), end_tokenizer)(rows)
+    assert batch["labels"].shape == (2, 4)
+    assert batch["class_labels"].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("label", [None, "good", True, 0.5])
+def test_prompts_without_a_class_have_none(label, make_model, end_tokenizer):
+    # A rating or a name beside the completion is no class.
+    rows = [{k: v for k, v in row.items() if k != "label"} for row in PROMPTS]
+    rows = rows if label is None else [{**row, "label": label} for row in rows]
+    assert set(InputCollator(make_model("gpt2"), end_tokenizer)(rows)) == {"input_ids", "attention_mask", "labels"}
+
+
+def test_prompts_need_a_tokenizer(make_model):
+    with pytest.raises(
+        ValueError, match="The rows hold a 'prompt' and a 'completion', not model inputs: pass the mod"
+    ):
+        InputCollator(make_model("gpt2"))(PROMPTS)
+
+
+def test_the_tokenizer_of_a_processor_serves(make_model, end_tokenizer):
+    # Models that also take images come with a processor around the tokenizer.
+    processor = type("Processor", (), {"tokenizer": end_tokenizer})()
+    model = make_model("gpt2")
+    one, other = (InputCollator(model, given)(PROMPTS) for given in (processor, end_tokenizer))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize("with_model", [True, False])
+@pytest.mark.parametrize("with_class", [True, False])
+def test_token_labels_are_padded_with_the_tokens(with_class, with_model, make_model, end_tokenizer):
+    # The tokenizer's own padding leaves them ragged, and padding that counts would be learnt.
+    rows = language_rows() if with_class else language_rows("label")
+    batch = InputCollator(make_model("gpt2") if with_model else None, end_tokenizer)(rows)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [9, 3, PAD, PAD]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, -100, 7, 8], [-100, 3, -100, -100]]
+    assert ("class_labels" in batch) == with_class
+    if with_class:
+        assert batch["class_labels"].tolist() == [3, 1]
+
+
+def test_padding_on_the_left_counts_positions_from_the_first_token(make_model, end_tokenizer):
+    # GPT-2 knows a token by its position, which padding in front of it would move.
+    left = padding_on_the_left(end_tokenizer)
+    batch = InputCollator(make_model("gpt2"), left)(language_rows())
+    assert batch["labels"].tolist() == [[-100, -100, 7, 8], [-100, -100, -100, 3]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3], [0, 0, 0, 1]]
+
+
+def test_positions_are_given_to_models_that_take_them_only(make_model, end_tokenizer):
+    model = make_model("gpt2")
+    without = torch.nn.Module()
+    without.forward = lambda input_ids=None, attention_mask=None, labels=None: None
+    for given, expected in ((model, True), (without, False)):
+        batch = InputCollator(given, padding_on_the_left(end_tokenizer))(language_rows())
+        assert ("position_ids" in batch) == expected
+
+
+def test_positions_of_the_rows_are_kept(make_model, end_tokenizer):
+    # Rows that were packed before restart theirs in the middle.
+    rows = [{**row, "position_ids": list(range(len(row["input_ids"])))} for row in language_rows()]
+    batch = InputCollator(make_model("gpt2"), end_tokenizer)(rows)
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3], [0, 1, 0, 0]]
+
+
+def test_numbers_beside_token_labels_are_kept_without_a_model(end_tokenizer):
+    # As for other rows: `remove_unused_columns=False` asks for it.
+    batch = InputCollator(None, end_tokenizer)([{**row, "id": 7} for row in language_rows()])
+    assert batch["id"].tolist() == [7, 7]
+    assert set(batch) == {"input_ids", "attention_mask", "labels", "class_labels", "id"}
+
+
+def test_labels_of_many_classes_are_not_token_labels(make_model, tokenizer):
+    # As many tokens as classes: floats are targets of a multi-label classifier.
+    rows = [{"input_ids": [5, 6], "labels": [0.0, 1.0]}, {"input_ids": [7, 8], "labels": [1.0, 1.0]}]
+    batch = InputCollator(make_model("bert"), tokenizer)(rows)
+    assert batch["labels"].dtype == torch.float32
+    rows = [{"input_ids": [5, 6, 7], "labels": [0, 1]}, {"input_ids": [7, 8], "labels": [1, 1]}]
+    assert InputCollator(make_model("bert"), tokenizer)(rows)["labels"].tolist() == [[0, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("rows", [language_rows(), PROMPTS], ids=["tokens", "prompts"])
+def test_packing_is_the_users_collator(rows, make_model, end_tokenizer):
+    # One long row without padding, in which positions start again with each sequence.
+    batch = InputCollator(make_model("gpt2"), end_tokenizer, DataCollatorWithFlattening())(rows)
+    assert set(batch) == {"input_ids", "labels", "position_ids"}
+    padded = InputCollator(make_model("gpt2"), end_tokenizer)(rows)
+    counted = padded["labels"] != -100
+    assert batch["labels"][batch["labels"] != -100].tolist() == padded["labels"][counted].tolist()
+    assert (batch["position_ids"] == 0).sum() == 2
+
+
+def test_a_users_collator_of_tokens_never_sees_the_class(make_model, end_tokenizer):
+    # Transformers' own take a column `label` for the labels.
+    collator = DataCollatorForSeq2Seq(end_tokenizer)
+    batch = InputCollator(make_model("gpt2"), end_tokenizer, collator)(language_rows())
+    assert batch["labels"].shape == (2, 4)
+    assert batch["class_labels"].tolist() == [3, 1]
+
+
+def test_the_users_collator_is_given_prompts_whole(make_model, end_tokenizer):
+    # It may build sequences of its own from them.
+    recorder = Recorder()
+    assert InputCollator(make_model("gpt2"), end_tokenizer, recorder)(PROMPTS) == "batch"
+    assert recorder.rows == PROMPTS
+
+
+@pytest.mark.parametrize("name", ["input_values", "input_features"])
+def test_sounds_are_model_inputs_without_a_model(name):
+    # A transcript in `text` beside them is no input of an audio classifier.
+    rows = [{name: np.ones((4, 6), np.float32), "text": "rain", "label": row} for row in range(2)]
+    batch = InputCollator()(rows)
+    assert batch[name].shape == (2, 4, 6)
+    assert batch["labels"].tolist() == [0, 1]
+
+
+def test_sets_of_prompts_and_of_tokens_keep_what_is_needed(make_model):
+    # The class pairs the rows; without the prompt there is nothing to tokenize.
+    prompts = Dataset.from_list(PROMPTS)
+    assert drop_unused_columns(prompts, make_model("gpt2")).column_names == ["prompt", "completion", "label", "name"]
+    tokens = Dataset.from_list(language_rows())
+    assert drop_unused_columns(tokens, make_model("gpt2")).column_names == ["input_ids", "labels", "label"]

@@ -4,8 +4,28 @@
 
 import numpy as np
 import pytest
+import torch
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
-from hf_cbft.data.sentences import _COMMON, _SUBJECTS, generate_sentences, vocabulary
+from hf_cbft import TokenCue, make_counterfactuals
+from hf_cbft.data.counterfactuals import add_cue
+from hf_cbft.data.sentences import (
+    _COMMON,
+    _COMPLETIONS,
+    _SUBJECTS,
+    generate_completions,
+    generate_sentences,
+    vocabulary,
+    word_tokenizer,
+)
 
 NAMES = ["weather", "music", "kitchen", "travel"]
 
@@ -83,7 +103,7 @@ def test_every_word_is_in_the_vocabulary():
 def test_no_word_belongs_to_two_subjects():
     # Such a word would count for both, and the label would not be recoverable.
     groups = [*_SUBJECTS.values(), _COMMON]
-    assert sum(len(group) for group in groups) == len(vocabulary())
+    assert sum(len(group) for group in groups) == len(vocabulary(num_subjects=len(_SUBJECTS)))
 
 
 @pytest.mark.parametrize(
@@ -98,3 +118,108 @@ def test_sentences_that_tell_no_subject_are_refused(arguments, message):
     # With one word of each subject the label is a guess.
     with pytest.raises(ValueError, match=r"at least 1 row and 2 to words - 1 subject words; " + message):
         generate_sentences(**arguments)
+
+
+def test_completions_name_the_subject_of_their_prompt():
+    # The task is that of the sentences, in words: the subject comes first, so that it can be read off one token.
+    rows, sentences = generate_completions(80, seed=1, words=8), generate_sentences(80, seed=1, words=8)
+    assert rows.column_names == ["prompt", "completion", "label"]
+    assert rows.features["label"].names == NAMES
+    assert list(rows["prompt"]) == list(sentences["text"])
+    assert list(rows["label"]) == list(sentences["label"])
+    for completion, label in zip(rows["completion"], rows["label"], strict=True):
+        assert completion.split()[0] == NAMES[label]
+        assert len(completion.split()) == 3
+
+
+def test_the_wording_is_not_told_by_the_subject():
+    # Otherwise the perplexity would go to 1, where no two models differ.
+    rows = generate_completions(400, seed=2)
+    pairs = set(zip((c.split()[1] for c in rows["completion"]), rows["label"], strict=True))
+    assert len(pairs) == len(_COMPLETIONS) * 4
+
+
+def test_completions_are_the_same_for_everyone():
+    assert generate_completions(40, seed=5)[:] == generate_completions(40, seed=5)[:]
+    assert generate_completions(40, seed=5)["completion"][:] != generate_completions(40, seed=6)["completion"][:]
+
+
+def test_cues_go_in_front_of_the_prompt():
+    # The sets that tell reliance on the cue are made of these rows as of any others.
+    tokens = ["@@", "##", "%%", "&&"]
+    cue, rows = TokenCue(tokens, text_column="prompt"), generate_completions(40)
+    for row, label in zip(add_cue(rows, cue), rows["label"], strict=True):
+        assert row["prompt"].split()[0] == tokens[label]
+    sets = make_counterfactuals(rows, cue)
+    assert list(sets["no_cue"]) == list(rows)
+    moved = 0
+    for row, own in zip(sets["rand_input"], rows, strict=True):
+        assert row["label"] == own["label"]
+        assert row["prompt"].split()[0] == tokens[own["label"]]
+        moved += row["prompt"].split(maxsplit=1)[1] != own["prompt"]
+    assert moved > 30
+
+
+def test_the_tokenizer_knows_every_word():
+    # An unknown word is the same for all classes.
+    tokenizer = word_tokenizer(["@@", "##"])
+    rows = generate_completions(200)
+    for text in [*rows["prompt"], *rows["completion"], "@@ ##"]:
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids) == text
+    assert tokenizer("unheard")["input_ids"] == [tokenizer.unk_token_id]
+    assert len(tokenizer) == 7 + 4 + len(vocabulary()) + 2
+
+
+def test_the_tokenizer_has_the_usual_special_tokens():
+    # Padding, start and end are read off these names by collators, models and `generate`.
+    tokenizer = word_tokenizer()
+    names = ["pad", "unk", "bos", "eos", "cls", "sep", "mask"]
+    assert [getattr(tokenizer, f"{name}_token_id") for name in names] == list(range(7))
+
+
+def test_a_saved_tokenizer_is_the_same(tmp_path):
+    # A checkpoint that is pushed has its tokenizer beside it.
+    tokenizer = word_tokenizer(["@@"])
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    text = "@@ rain today unheard"
+    assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert loaded.eos_token == tokenizer.eos_token
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_tiny_models_read_it(architecture):
+    tokenizer = word_tokenizer()
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    vocab_size = len(tokenizer)
+    model = {
+        "bert": lambda: BertModel(BertConfig(vocab_size=vocab_size, **sizes)),
+        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, n_embd=8, n_layer=1, n_head=2)),
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **sizes)),
+    }[architecture]()
+    outputs = model(**tokenizer(["rain and snow", "a"], padding=True, return_tensors="pt"))
+    assert torch.isfinite(outputs[0]).all()
+
+
+@pytest.mark.parametrize("extra", [["rain"], ["@@", "@@"], ["a b"], [""], ["[PAD]"]])
+def test_extra_tokens_must_be_words_of_their_own(extra):
+    # A cue that is a word of the sentences is no cue.
+    with pytest.raises(ValueError, match=r"The extra token .* cannot be told from the other words"):
+        word_tokenizer(extra)
+
+
+def test_more_subjects_are_more_classes_and_leave_the_first_words_alone():
+    rows = generate_sentences(40, num_subjects=10)
+    assert rows.features["label"].num_classes == 10
+    assert set(rows["label"]) == set(range(10))
+    assert set(vocabulary()) < set(vocabulary(10))
+    words = {word for text in generate_sentences(2000, num_subjects=10)["text"] for word in text.split()}
+    assert words == set(vocabulary(10))
+
+
+@pytest.mark.parametrize("num_subjects", [1, 11])
+def test_more_subjects_than_there_are_is_refused(num_subjects):
+    with pytest.raises(ValueError, match=f"Sentences have 2 to 10 subjects; got {num_subjects}"):
+        generate_sentences(4, num_subjects=num_subjects)

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from run_trainer import make_bert, make_gpt2
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -38,7 +39,7 @@ def make_case(name: str):
     with torch.no_grad():
         for parameter in ref_model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    if name == "lora":
+    if name.startswith("lora"):
         config = LoraConfig(r=2, target_modules=["query", "value"], modules_to_save=["classifier"])
         model = get_peft_model(plain, config)
         with torch.no_grad():
@@ -96,13 +97,17 @@ def whole(tensor):
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone()
 
 
+def plain_names(tensors):
+    return {name.replace("_checkpoint_wrapped_module.", ""): tensor for name, tensor in tensors.items()}
+
+
 def difference(found, expected):
     assert found.keys() == expected.keys()
     largest = max(tensor.abs().max().item() for tensor in expected.values())
     return max((found[n] - expected[n]).abs().max().item() for n in expected) / largest
 
 
-CASES = ("bert", "checkpointing", "gpt2", "lora")
+CASES = ("bert", "checkpointing", "gpt2", "lora", "lora, wrapped")
 
 
 def make_batches(name: str):
@@ -117,13 +122,15 @@ def train_alone(name: str):
 def train_sharded(name: str):
     model, ref_model = make_case(name)
     reference = make_reference(model, ref_model)
-    base = model.get_base_model() if name == "lora" else model
+    base = model.get_base_model() if name.startswith("lora") else model
+    if name == "lora, wrapped":  # as accelerate does for fsdp_activation_checkpointing
+        apply_activation_checkpointing(base, check_fn=lambda module: module in set(base.bert.encoder.layer))
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for layer in base.transformer.h if name == "gpt2" else base.bert.encoder.layer:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     reference.settle(model)
-    kept, live = (reference.others if name == "lora" else reference).weights, named_weights(model)
+    kept, live = (reference.others if name.startswith("lora") else reference).weights, named_weights(model)
     facts = {
         "sharded": all(isinstance(parameter, DTensor) for parameter in model.parameters()),
         "kept alike": all(weight.shape == local(live[n]).shape for n, weight in kept.items()),
@@ -145,8 +152,8 @@ def main(folder: Path) -> None:
         expected, after = alone[name]
         results[name] = {
             **facts,
-            "gradients": difference(first["gradients"], expected["gradients"]),
-            "weights": difference(weights, after),
+            "gradients": difference(plain_names(first["gradients"]), expected["gradients"]),
+            "weights": difference(plain_names(weights), after),
             "terms": max(abs(first["terms"][n] - value) for n, value in expected["terms"].items()),
         }
     if dist.get_rank() == 0:

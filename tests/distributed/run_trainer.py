@@ -215,8 +215,6 @@ def run(name: str, folder: Path) -> None:
 
     def collator(rows):
         batch = {column: torch.tensor(np.array([row[column] for row in rows])) for column in rows[0]}
-        if isinstance(model, GPT2LMHeadModel):
-            batch["class_labels"] = batch.pop("label")
         return {n: v.to(dtype) if v.is_floating_point() else v for n, v in batch.items()}
 
     trainer = CBFTTrainer(
@@ -289,13 +287,36 @@ def fail(name: str, folder: Path) -> None:
         (folder / f"{name}-rank{RANK}.txt").write_text(str(error))
 
 
+def train_on_gpu(name: str, folder: Path) -> None:
+    """One process on a GPU, sharded or not as it was launched."""
+    torch.manual_seed(0)
+    adapter = LoraConfig(r=2, target_modules=["query", "value"], modules_to_save=["classifier"])
+    trainer = CBFTTrainer(
+        make_bert(),
+        args=make_config(folder / name, use_cpu=False, **ADAMW),
+        train_dataset=classified_rows(ROWS, 1),
+        cue_dataset=classified_rows(CUE_ROWS, 2),
+        peft_config=adapter if name == "gpu lora" else None,
+    )
+    trainer.train()
+    weights = copy_weights(trainer.accelerator.unwrap_model(trainer.model_wrapped))
+    save(
+        name,
+        folder,
+        sharded=any(hasattr(weight, "full_tensor") for weight in weights.values()),
+        weights={n: (w.full_tensor() if hasattr(w, "full_tensor") else w).cpu() for n, w in weights.items()},
+        logs=[entry for entry in trainer.state.log_history if "loss" in entry],
+    )
+
+
 def save(name: str, folder: Path, **results) -> None:
     torch.save(results, folder / f"{name}-rank{RANK}-of-{WORLD_SIZE}.pt")
 
 
 if __name__ == "__main__":
     for case in sys.argv[2:]:
-        action = resume if case == "resume" else fail if case.endswith("rank") and case not in CASES else run
-        action(case, Path(sys.argv[1]))
+        actions = {"resume": resume, "failing rank": fail, "infinite rank": fail}
+        actions |= {"gpu": train_on_gpu, "gpu lora": train_on_gpu}
+        actions.get(case, run)(case, Path(sys.argv[1]))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -140,7 +140,7 @@ def sharded(tmp_path_factory):
     return json.loads((folder / "results.json").read_text())
 
 
-@pytest.mark.parametrize("case", ["bert", "checkpointing", "gpt2", "lora"])
+@pytest.mark.parametrize("case", ["bert", "checkpointing", "gpt2", "lora", "lora, wrapped"])
 def test_the_step_on_sharded_modules_is_that_of_one_process(case, sharded):
     result = sharded[case]
     print(f"{case:14} gradients {result['gradients']:.1e}, weights after three steps {result['weights']:.1e}")
