@@ -8,6 +8,7 @@
 Your own: --model_name_or_path, --train_dataset and --cue_dataset, each a folder or a Hub id; rows of `image`, `label`.
 """
 
+import math
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -82,14 +83,15 @@ def main() -> None:
         compute_metrics=lambda p: {"accuracy": (p.predictions.argmax(axis=-1) == p.label_ids).mean()},
     )
     tests = make_counterfactuals(digits["test"], BoxCue()) if script.train_dataset is None else {}
-    before = trainer.evaluate(tests) if tests else {}
+    # FSDP shards the model that it evaluates, and training starts from a whole one.
+    before = trainer.evaluate(tests) if tests and not trainer.is_fsdp_enabled else {}
     trainer.train()
     trainer.save_model()
     after = trainer.evaluate(tests) if tests else {}
     if trainer.is_world_process_zero():
         for name in tests:
             key = f"eval_{name}_accuracy"
-            print(f"{name:10}  accuracy {before[key]:.3f} before, {after[key]:.3f} after")
+            print(f"{name:10}  accuracy {before.get(key, math.nan):.3f} before, {after[key]:.3f} after")
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ class ExactResumeTrainer(Trainer):
     A subclass says with `run_state` what has to be in a checkpoint, and takes it back in `begin_run`.
     """
 
+    optimizer: Any
+    lr_scheduler: Any
     _first_attempt: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
 
     def run_state(self) -> RunState:

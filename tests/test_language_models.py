@@ -77,6 +77,10 @@ class DoubleNorm(LlamaRMSNorm):
 def make_double(name: str, seed: int = 0, **options):
     """In float64, norms and loss too: Transformers' own compute in float32 whatever the model's dtype."""
     model = make_language_model(name, seed, **options).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():  # a fresh model hardly tells words and positions apart
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
     for module in model.modules():
         if isinstance(module, LlamaRMSNorm):
             module.__class__ = DoubleNorm
@@ -217,8 +221,9 @@ def test_a_packed_batch_gives_the_gradient_of_the_padded_one(rows_are, name, att
     packed, other, *_ = first_step(name, args, clean, cue, DataCollatorWithFlattening(), attention=attention)
     first, second = (trainer.state.log_history[1] for trainer in (one, other))
     for term in ("loss/clean", "loss/path"):
-        assert second[term] == pytest.approx(first[term], abs=1e-12)
-    assert relative_error(packed, padded) <= 1e-10
+        assert second[term] == pytest.approx(first[term], abs=1e-12 if attention == "sdpa" else 1e-6)
+    # Llama's eager attention takes its softmax in float32.
+    assert relative_error(packed, padded) <= (1e-10 if attention == "sdpa" else 1e-6)
 
 
 def test_evaluation_takes_prompts_too(tmp_path):
@@ -285,8 +290,9 @@ def measure(title: str, model, start, sets) -> dict[str, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", [0])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_cbft_takes_a_language_model_off_the_cue(name, tmp_path, seed: int = 0):
+def test_cbft_takes_a_language_model_off_the_cue(name, seed, tmp_path):
     # The proof for language models. Naive fine-tuning at its best learning rate stays linearly connected to the
     # pretrained model; CBFT does not, for hardly any clean perplexity.
     cue_rows = add_cue(generate_completions(2048, seed=200 + seed, words=8), CUE, share=0.9)

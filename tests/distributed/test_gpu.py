@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""FSDP2 through the trainer, on a GPU: `pytest -m gpu --no-cov`. World size 1 proves the path; more ranks are not run."""
+"""FSDP2 through the trainer: `pytest -m gpu --no-cov`. One process proves the path; more ranks were not run."""
 
 import os
 import subprocess
