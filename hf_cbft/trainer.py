@@ -18,7 +18,7 @@ from hf_cbft.checkpoints import load_model
 from hf_cbft.config import CBFTConfig
 from hf_cbft.data.inputs import RAW_COLUMNS, InputCollator, drop_unused_columns
 from hf_cbft.data.pairing import PairCollator, pair_clean_with_cue
-from hf_cbft.distributed import sum_over_ranks
+from hf_cbft.distributed import on_main_rank, sum_over_ranks
 from hf_cbft.interpolation import evaluation_mode
 from hf_cbft.paths import sample_alpha
 from hf_cbft.reference import weight_reference
@@ -190,17 +190,20 @@ class CBFTTrainer(ExactResumeTrainer):
                 set_seed(self.args.seed)  # as Trainer.train does before it makes the model
                 model = self.call_model_init()
             self.reference = _make_reference(model, model, self.args)
-        if not self._fingerprint:
-            self._fingerprint = self.reference.fingerprint()
+        if saved is None and self.args.save_strategy == "no":
+            return
+        # Rank 0's weights count: loading that spares memory leaves the other ranks without.
+        if self._fingerprint is None:
+            self._fingerprint = on_main_rank(self.reference.fingerprint)
         if saved is not None and saved.reference != self._fingerprint:
             stored = None
             if self._own_reference and saved.reference is not None:
                 stored = load_reference(self.args.output_dir, saved.reference.partition("+")[0])
             if stored is not None:
                 self.reference.restore(stored)
-                self._fingerprint = self.reference.fingerprint()
+                self._fingerprint = on_main_rank(self.reference.fingerprint)
             check_same_reference(saved.reference, self._fingerprint)
-        if self.args.should_save and self.args.save_strategy != "no" and self._ref_source is None:
+        if self.args.should_save and self._ref_source is None:
             store_reference(self.args.output_dir, self.reference.weights, self._fingerprint.partition("+")[0])
 
     def run_state(self) -> RunState:

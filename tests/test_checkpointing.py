@@ -215,3 +215,12 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused(make_trainer):
     write_manifest(file.parent)
     with pytest.raises(ValueError, match=r"does not hold the weights of this model: missing keys classifier\.weight"):
         make_trainer("vit", max_steps=2).train(folder(whole, 1))
+
+
+def test_training_twice_keeps_the_reference_of_the_first_time(make_trainer):
+    trainer = make_trainer("lora", max_steps=2)
+    trainer.train()
+    fingerprint, weights = trainer._fingerprint, trainer.reference.weights
+    trainer.train()
+    assert trainer._fingerprint == fingerprint
+    assert all(torch.equal(weight, trainer.reference.weights[name]) for name, weight in weights.items())

@@ -37,7 +37,7 @@ from hf_cbft.interpolation import named_weights
 NUM_CLASSES, STEPS, MIB = 10, 3, 2**20
 LORA_BOUND, REST_COPIES, PEAK_COPIES = 1.05, 1.0, 2.0
 # hidden size, layers, length and half a batch: LoRA with what is usual, all weights with little else than weights.
-SHAPES = {"lora": (192, 6, 64, 16), "full": (512, 12, 8, 1)}
+SHAPES = {"lora": (192, 6, 64, 16), "full": (512, 12, 2, 1)}
 
 
 def make_model(kind: str) -> torch.nn.Module:
