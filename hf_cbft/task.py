@@ -71,6 +71,8 @@ def find_task(model: nn.Module, args: CBFTConfig, train_dataset: Any, cue_datase
 
 
 def _language_task(model: nn.Module, args: CBFTConfig, train_dataset: Any, cue_dataset: Any) -> Task:
+    for name, dataset in (("train_dataset", train_dataset), ("cue_dataset", cue_dataset)):
+        _check_completions(dataset, name)
     clean_classes = completion_classes(train_dataset, "train_dataset")
     cue_classes = completion_classes(cue_dataset, "cue_dataset")
     if clean_classes is None or cue_classes is None:
@@ -89,6 +91,18 @@ def _language_task(model: nn.Module, args: CBFTConfig, train_dataset: Any, cue_d
         layer_name = next(name for name, module in model.named_modules() if module is head)
     num_classes = int(max(clean_classes.max(), cue_classes.max())) + 1
     return Task(True, args.pairing, RepresentationReader(layer_name, num_classes, causal=True, checked=True))
+
+
+def _check_completions(dataset: Any, name: str) -> None:
+    """A data set without named columns, or behind a transform, may hold anything."""
+    columns = set(getattr(dataset, "column_names", None) or ())
+    if not columns or dataset.format["type"] == "custom":
+        return
+    if not {"prompt", "completion"} <= columns and "input_ids" not in columns:
+        raise ValueError(
+            f"{name} has the columns {', '.join(sorted(columns))}, and a causal language model is trained on a prompt "
+            "and a completion, or on input_ids and labels: name them so."
+        )
 
 
 def _refuse_models(model: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
-from transformers import TrainerCallback, set_seed
+from transformers import DataCollatorWithFlattening, TrainerCallback, set_seed
 from transformers.utils import logging
 
 from hf_cbft.checkpointing import ExactResumeTrainer
@@ -152,6 +152,11 @@ class CBFTTrainer(ExactResumeTrainer):
                 f"cue_dataset has no rows of the classes {self.train_dataset.classes_without_cue}: their partners are "
                 "drawn from all its rows, and the invariance loss leaves these classes out."
             )
+        if self.task.causal and self.task.reader is not None and isinstance(data_collator, DataCollatorWithFlattening):
+            raise ValueError(
+                "DataCollatorWithFlattening packs a batch into one row, which has no class: set invariance_coef=0, or "
+                "leave out data_collator."
+            )
         self.data_collator = PairCollator(InputCollator(shown, processing_class, data_collator))
         self._warn_of_small_micro_batches()
 
@@ -218,6 +223,7 @@ class CBFTTrainer(ExactResumeTrainer):
     def begin_training(self) -> None:
         """With the model as it is trained (wrapped, sharded, resumed): put the reference beside it, and measure it."""
         self._logged_terms.clear()
+        self._last_path_loss: torch.Tensor | float | None = None
         if self.reference is None:
             return
         self.reference.settle(self.accelerator.unwrap_model(self.model_wrapped))
@@ -300,6 +306,7 @@ class CBFTTrainer(ExactResumeTrainer):
             reference = None
         terms.update(self.step(model, unwrapped, reference, inputs, alpha, invariance_on))
         self._check_finite(terms)
+        self._warn_if_still_connected(terms.get("loss/path"), barrier_on)
         self.micro_step += 1
         if barrier_on:
             terms["path/alpha"] = alpha
@@ -309,6 +316,16 @@ class CBFTTrainer(ExactResumeTrainer):
         loss = terms["loss/clean"] + self.args.invariance_coef * terms.get("loss/invariance", 0.0)
         loss = loss + self.args.barrier_coef * terms.get("loss/barrier", 0.0)
         return loss / self.current_gradient_accumulation_steps
+
+    def _warn_if_still_connected(self, path_loss: torch.Tensor | float | None, barrier_on: bool) -> None:
+        """Once, when the barrier loss ends: whether the path loss has left the reference's by then."""
+        last, self._last_path_loss = self._last_path_loss, path_loss
+        if not barrier_on and last is not None and last < self.ref_loss + 0.5 * self.args.barrier_margin:
+            logger.warning(
+                f"The barrier loss ends at step {self.state.global_step} with a path loss of {float(last):.3f} nats, "
+                f"where {self.ref_loss + self.args.barrier_margin:.3f} was wanted: the model has hardly left its "
+                "reference. Raise learning_rate, barrier_coef or the number of steps."
+            )
 
     def _active_terms(self) -> tuple[bool, bool]:
         """Whether the barrier loss and the invariance loss take part in the current step."""

@@ -147,3 +147,25 @@ def quick_demo(tmp_path_factory) -> SimpleNamespace:
     command = [sys.executable, "-m", "hf_cbft", "demo", "--quick", "--output-dir", str(folder)]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     return SimpleNamespace(folder=folder, process=process)
+
+
+@pytest.fixture
+def table(record_property, request) -> SimpleNamespace:
+    """`table.append((what, ..., error))`: a row of the table of gradients that the end of the test run prints."""
+
+    def append(row) -> None:
+        *what, error = row
+        cells = [request.path.stem.removeprefix("test_"), *map(str, what)]
+        record_property("gradient", [*cells, error if isinstance(error, str) else f"{float(error):.1e}"])
+
+    return SimpleNamespace(append=append)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    rows = [value for report in reports for name, value in report.user_properties if name == "gradient"]
+    if not rows:
+        return
+    terminalreporter.section("gradients: max |difference| / max |gradient| to autograd through explicit weights")
+    for row in sorted(rows):
+        terminalreporter.write_line("  ".join(f"{cell:16}" for cell in row).rstrip())

@@ -291,10 +291,10 @@ def measure(title: str, model, start, sets) -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0])
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_cbft_takes_a_language_model_off_the_cue(name, seed, tmp_path):
-    # The proof for language models. Naive fine-tuning at its best learning rate stays linearly connected to the
-    # pretrained model; CBFT does not, for hardly any clean perplexity.
+@pytest.mark.parametrize(("name", "naive_rate"), [("gpt2", 3e-3), ("llama", 1e-3)])
+def test_cbft_takes_a_language_model_off_the_cue(name, naive_rate, seed, tmp_path):
+    # The proof for language models. Naive fine-tuning, at its best of 1e-3, 3e-3 and 6e-3, stays linearly connected
+    # to the pretrained model; CBFT does not, for hardly any clean perplexity.
     cue_rows = add_cue(generate_completions(2048, seed=200 + seed, words=8), CUE, share=0.9)
     clean = generate_completions(512, seed=100 + seed, words=8)
     sets = make_counterfactuals(generate_completions(400, seed=300 + seed, words=8), CUE)
@@ -305,7 +305,7 @@ def test_cbft_takes_a_language_model_off_the_cue(name, seed, tmp_path):
     assert before["rand_input"] > 0.6, "the pretrained model does not rely on the cue"
 
     naive = copy.deepcopy(pretrained)
-    fine_tune(naive, clean, 300, 3e-3, tmp_path)
+    fine_tune(naive, clean, 300, naive_rate, tmp_path)
     naive_figures = measure(f"{name} naive", naive, start, sets)
 
     tuned = copy.deepcopy(pretrained)
@@ -320,4 +320,4 @@ def test_cbft_takes_a_language_model_off_the_cue(name, seed, tmp_path):
     assert naive_figures["barrier"] <= 0.1
     assert figures["barrier"] >= 0.5
     assert figures["perplexity"] <= 1.05 * naive_figures["perplexity"]
-    assert figures["rand_input"] < naive_figures["rand_input"]
+    assert figures["rand_input"] <= 0.4, "a quarter is chance"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """LoRA: the gradient of a step against autograd through explicitly merged weights, and what is refused.
 
-`pytest -s tests/test_lora.py` prints the errors: max |difference| / max |gradient|, in float64.
+The end of the test run prints the errors: max |difference| / max |gradient|, in float64.
 """
 
 import copy
@@ -23,15 +23,6 @@ from hf_cbft.paths import sample_alpha
 
 NUM_CLASSES = 4
 TARGETS = ["query", "value"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def table():
-    rows = []
-    yield rows
-    print("\nadapter                     reference      checkpointing  error of the gradient")
-    for name, reference, checkpointing, error in rows:
-        print(f"{name:26}  {reference:13}  {'on' if checkpointing else 'off':13}  {error:.1e}")
 
 
 def double_collator(features):
@@ -211,7 +202,7 @@ def test_gradient_of_one_step(name, reference, checkpointing, table, make_model,
     alpha = sample_alpha(args.seed, 0)
     expected = naive_gradients(plain.train(), before, start, clean, cue, alpha, args)
     error = relative_error(recorder.gradients, expected)
-    table.append((name, reference, checkpointing, error))
+    table.append((name, f"from {reference}", "checkpointing" if checkpointing else "no checkpointing", error))
     assert error <= 1e-10
 
 

@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch.func import functional_call
-from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+from transformers import DataCollatorWithFlattening, LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from hf_cbft import CBFTConfig, CBFTTrainer, invariance_loss
-from hf_cbft.paths import sample_alpha
 from hf_cbft.task import base_model, find_task, has_adapter, is_causal_lm
 
 NUM_CLASSES = 4
@@ -114,6 +113,24 @@ def test_the_layer_of_a_language_model_can_be_named(make_model, tmp_path):
     assert task.reader.layer_name == "transformer.h.1"
 
 
+@pytest.mark.parametrize("columns", [["text", "label"], ["prompt", "label"]])
+def test_rows_that_are_no_completions_are_refused(columns, make_model, tmp_path):
+    rows = Dataset.from_dict({columns[0]: ["a", "b"], columns[1]: [0, 1]})
+    with pytest.raises(ValueError, match=f"cue_dataset has the columns {', '.join(sorted(columns))}, and a causal"):
+        find_task(make_model("gpt2"), config(tmp_path), language_rows(8, 1), rows)
+
+
+def test_a_packed_batch_has_no_classes(make_model, tmp_path):
+    with pytest.raises(ValueError, match="packs a batch into one row, which has no class"):
+        CBFTTrainer(
+            make_model("gpt2"),
+            args=config(tmp_path),
+            data_collator=DataCollatorWithFlattening(),
+            train_dataset=language_rows(8, 1),
+            cue_dataset=language_rows(8, 2),
+        )
+
+
 class Recorder(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         self.gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -125,7 +142,7 @@ def token_loss(logits, labels):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "llama lora"])
-def test_gradient_of_one_step_of_a_language_model_with_classes(name, checkpointing, make_model, tmp_path):
+def test_gradient_of_one_step_of_a_language_model_with_classes(name, checkpointing, table, make_model, tmp_path):
     # Clean tokens, path tokens and class means of pooled states, in one graph and in float64.
     model = (make_model("gpt2") if name == "gpt2" else make_llama()).double()
     model.loss_function = lambda logits, labels, vocab_size, **kwargs: token_loss(logits, labels)
@@ -159,6 +176,8 @@ def test_gradient_of_one_step_of_a_language_model_with_classes(name, checkpointi
         ref_loss=0.25,
         barrier_coef=0.7,
         invariance_coef=2.5,
+        alpha_min=0.5,  # a power of two: as a factor before or after the float32 of Llama's norms, others round
+        alpha_max=0.5,
         invariance_warmup_ratio=0.0,
         barrier_stop_ratio=1.0,
         pairing="index",
@@ -179,7 +198,7 @@ def test_gradient_of_one_step_of_a_language_model_with_classes(name, checkpointi
         cue_dataset=cue,
         callbacks=[recorder],
     ).train()
-    alpha = sample_alpha(args.seed, 0)
+    alpha = 0.5
     point = {n: (1 - alpha) * reference[n] + alpha * end[n] for n in end}
 
     def run(weights, rows):
@@ -201,5 +220,5 @@ def test_gradient_of_one_step_of_a_language_model_with_classes(name, checkpointi
     assert recorder.gradients.keys() == expected.keys()
     largest = max(gradient.abs().max() for gradient in expected.values())
     error = max((recorder.gradients[n] - gradient).abs().max() for n, gradient in expected.items()) / largest
-    print(f"{name:10} checkpointing {checkpointing!s:5} relative error {error:.1e}")
-    assert error <= (1e-10 if name == "gpt2" else 1e-6)  # rotary embeddings are computed in float32
+    table.append((name, "checkpointing" if checkpointing else "no checkpointing", error))
+    assert error <= (1e-10 if name == "gpt2" else 1e-8)

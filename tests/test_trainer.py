@@ -144,7 +144,7 @@ def sequence_classifier():
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", ["vit", "bert", "resnet", "gpt2", "gpt2-classifier"])
-def test_gradient_of_one_step_is_that_of_the_whole_loss(name, checkpointing, make_model, make_batch, tmp_path):
+def test_gradient_of_one_step_is_that_of_the_whole_loss(name, checkpointing, table, make_model, make_batch, tmp_path):
     if checkpointing and name == "resnet":
         pytest.skip("ResNet refuses activation checkpointing")
     model = (sequence_classifier() if name == "gpt2-classifier" else make_model(name)).double()
@@ -194,7 +194,7 @@ def test_gradient_of_one_step_is_that_of_the_whole_loss(name, checkpointing, mak
         name, before, dict(reference.named_parameters()), clean, cue, alpha, args, not language_model
     )
     error = relative_error(recorder.gradients, expected)
-    print(f"{name:16} checkpointing {checkpointing!s:5} relative error {error:.1e}")
+    table.append((name, "checkpointing" if checkpointing else "no checkpointing", error))
     assert error <= 1e-10
 
 
@@ -254,6 +254,23 @@ def test_reference_loss_is_measured_at_the_reference(make_model, make_batch, tmp
     with torch.no_grad():
         expected = reference(**{n: torch.tensor(cue[n]) for n in cue.column_names}).loss.item()
     assert trainer.ref_loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("ref_loss", "expected"), [(None, 1), (0.0, 0)])
+def test_a_barrier_that_has_not_grown_when_its_loss_ends_is_warned_of(
+    ref_loss, expected, make_model, make_batch, tmp_path, monkeypatch
+):
+    warnings = []
+    monkeypatch.setattr("hf_cbft.trainer.logger.warning", warnings.append)
+    CBFTTrainer(
+        make_model("vit"),
+        args=config(tmp_path, max_steps=20, learning_rate=1e-6, ref_loss=ref_loss),
+        train_dataset=rows("vit", 8, 1, make_batch),
+        cue_dataset=rows("vit", 8, 2, make_batch),
+    ).train()
+    found = [warning for warning in warnings if "has hardly left its reference" in warning]
+    assert len(found) == expected
+    assert all("The barrier loss ends at step 10" in warning for warning in found)
 
 
 def test_given_reference_loss_is_not_measured_again(make_model, make_batch, tmp_path):

@@ -87,6 +87,8 @@ def make_counterfactuals(dataset: Dataset, cue: Cue, seed: int = 0) -> DatasetDi
     | `rand_cue` | the row's | uniform over all values | the row's | the same |
     | `rand_input` | of a uniformly drawn row | of the label | the row's, which the cue names | 1 / K |
 
+    For a `prompt` with a `completion`, the input is the prompt, and the completion goes with the label.
+
     Draws come from a hash of (seed, content of the row): every model meets the same sets, in whatever order the rows
     stand.
 
@@ -126,9 +128,11 @@ def make_counterfactuals(dataset: Dataset, cue: Cue, seed: int = 0) -> DatasetDi
         row: cue.values[_draw(content, "rand_cue", seed, len(cue.values))] for row, content in enumerate(contents)
     }
     sources = [by_content[_draw(content, "rand_input", seed, len(plain))] for content in contents]
-    column = label_column(dataset, "The data set")
+    # What stays the row's: its label, and the completion of a prompt, which is the label in words.
+    kept = [label_column(dataset, "The data set"), *({"completion"} & set(plain.column_names))]
+    answers = plain.select_columns(kept)
     foreign = plain.select(sources).map(
-        lambda example, index: {column: labels[index]},
+        lambda example, index: answers[index],
         with_indices=True,
         features=dataset.features,
         desc="Drawing inputs",

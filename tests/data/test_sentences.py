@@ -155,6 +155,7 @@ def test_cues_go_in_front_of_the_prompt():
     moved = 0
     for row, own in zip(sets["rand_input"], rows, strict=True):
         assert row["label"] == own["label"]
+        assert row["completion"] == own["completion"]
         assert row["prompt"].split()[0] == tokens[own["label"]]
         moved += row["prompt"].split(maxsplit=1)[1] != own["prompt"]
     assert moved > 30

@@ -66,11 +66,11 @@ def difference(first, second) -> float:
 
 
 @pytest.mark.parametrize("case", EXACT)
-def test_two_processes_follow_one_with_the_joint_batch(case, results):
+def test_two_processes_follow_one_with_the_joint_batch(case, results, table):
     # N ranks would each train on a loss of their own.
     two, one = results(case), results(case, processes=1)
     apart = difference(two["weights"], one["weights"])
-    print(f"{case:18} largest difference of a weight {apart:.1e}")
+    table.append((case, "DDP, weights after all steps", apart))
     assert apart <= EXACT[case]
     assert two["ref_loss"] == pytest.approx(one["ref_loss"], abs=1e-6)
     for first, second in zip(two["logs"], one["logs"], strict=True):
@@ -141,9 +141,9 @@ def sharded(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", ["bert", "checkpointing", "gpt2", "lora", "lora, wrapped"])
-def test_the_step_on_sharded_modules_is_that_of_one_process(case, sharded):
+def test_the_step_on_sharded_modules_is_that_of_one_process(case, sharded, table):
     result = sharded[case]
-    print(f"{case:14} gradients {result['gradients']:.1e}, weights after three steps {result['weights']:.1e}")
+    table.append((case, "FSDP2, two processes", result["gradients"]))
     assert result["sharded"]  # every parameter is a DTensor
     assert result["kept alike"]
     assert 2 * result["kept"] == result["whole"]  # the reference is nowhere whole
