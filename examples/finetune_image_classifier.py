@@ -92,6 +92,7 @@ def main() -> None:
         for name in tests:
             key = f"eval_{name}_accuracy"
             print(f"{name:10}  accuracy {before.get(key, math.nan):.3f} before, {after[key]:.3f} after")
+    trainer.accelerator.end_training()  # else a process may abort while it exits
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ def main() -> None:
     trainer.save_model()
     if tests:
         report("after")
+    trainer.accelerator.end_training()  # else a process may abort while it exits
 
 
 if __name__ == "__main__":

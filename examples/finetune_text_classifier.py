@@ -61,7 +61,7 @@ def pretrain(dataset: Dataset, tokenizer, steps: int, device: torch.device) -> t
 
 def main() -> None:
     parser = HfArgumentParser((ScriptArguments, CBFTConfig), description=__doc__)
-    parser.set_defaults(learning_rate=5e-3, max_steps=200, per_device_train_batch_size=64, save_strategy="no")
+    parser.set_defaults(learning_rate=3e-3, max_steps=300, per_device_train_batch_size=64, save_strategy="no")
     script, args = parser.parse_args_into_dataclasses()
     disable_progress_bars()
 
@@ -100,6 +100,7 @@ def main() -> None:
         for name in tests:
             key = f"eval_{name}_accuracy"
             print(f"{name:10}  accuracy {before.get(key, math.nan):.3f} before, {after[key]:.3f} after")
+    trainer.accelerator.end_training()  # else a process may abort while it exits
 
 
 if __name__ == "__main__":
