@@ -110,6 +110,7 @@ def test_a_second_run_gives_the_same_figures_and_resume_only_what_is_missing(qui
     assert without_times(first) == without_times(second)
 
 
+@pytest.mark.slow
 def test_interrupt_keeps_what_is_whole_and_resume_goes_on(quick_demo, tmp_path):
     folder = tmp_path / "interrupted"
     command = [sys.executable, "-m", "hf_cbft", "demo", "--quick", "--output-dir", str(folder)]
