@@ -202,8 +202,8 @@ class CBFTConfig(TrainingArguments):
         """Look at how this process was launched, before anything is made.
 
         Raises:
-            ValueError: DeepSpeed, FSDP1 or a compiler was switched on by the launcher, or batches are split so that
-            ranks take unequal numbers of steps.
+            ValueError: DeepSpeed, FSDP1 or a compiler was switched on by the launcher, processes do not know of each
+            other, or ranks would wait for each other.
             NotImplementedError: Transformers would use `DataParallel`.
         """
         launched = {name: os.environ.get(name, "").lower() for name in _LAUNCHER_SWITCHES}
@@ -214,7 +214,13 @@ class CBFTConfig(TrainingArguments):
             raise ValueError(_FSDP1)
         if launched["ACCELERATE_DYNAMO_BACKEND"] not in ("", "no"):
             raise ValueError(_COMPILE)
-        if self.world_size > 1 and not self.accelerator_config.even_batches:
+        if self.world_size == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(
+                f"{os.environ['WORLD_SIZE']} processes were started and Transformers sees one, so that each would "
+                "train on its own: set use_cpu=True where there is no GPU."
+            )
+        uneven = not self.accelerator_config.even_batches and not self.dataloader_drop_last
+        if self.world_size > 1 and uneven:
             raise ValueError(
                 "accelerator_config even_batches=False lets a rank's batches end early, and the others would wait for "
                 "it: leave it on, or set dataloader_drop_last=True."

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers import DataCollatorWithFlattening
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
@@ -46,19 +47,27 @@ class Task:
     reader: RepresentationReader | None
 
 
-def find_task(model: nn.Module, args: CBFTConfig, train_dataset: Any, cue_dataset: Any) -> Task:
-    """Look at the model and the rows.
+def find_task(
+    model: nn.Module, args: CBFTConfig, train_dataset: Any, cue_dataset: Any, data_collator: Any = None
+) -> Task:
+    """Look at the model, the rows and what collates them.
 
     Raises:
         ValueError: empty or unlabelled data, labels beyond the model's classes, several or no classes a row, or no
-        representation.
+        representation, or rows that are packed into one.
         NotImplementedError: a model whose loss or weights are not what the path is made for.
     """
     _refuse_models(model)
     check_not_empty(train_dataset, "train_dataset")
     check_not_empty(cue_dataset, "cue_dataset")
     if is_causal_lm(model):
-        return _language_task(model, args, train_dataset, cue_dataset)
+        task = _language_task(model, args, train_dataset, cue_dataset)
+        if task.reader is not None and isinstance(data_collator, DataCollatorWithFlattening):
+            raise ValueError(
+                "DataCollatorWithFlattening packs a batch into one row, which has no class: set invariance_coef=0, or "
+                "leave out data_collator."
+            )
+        return task
     check_single_label(base_model(model))
     if args.invariance_coef == 0.0:
         return Task(causal=False, pairing=args.pairing, reader=None)

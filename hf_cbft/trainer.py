@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
-from transformers import DataCollatorWithFlattening, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 from transformers.utils import logging
 
 from hf_cbft.checkpointing import ExactResumeTrainer
@@ -123,7 +123,7 @@ class CBFTTrainer(ExactResumeTrainer):
             model = add_adapter(model, peft_config)
         self._ref_source = ref_model if isinstance(ref_model, (str, Path)) else None
         if model is not None:  # before Trainer makes the output folder
-            self.task = find_task(model, args, train_dataset, cue_dataset)
+            self.task = find_task(model, args, train_dataset, cue_dataset, data_collator)
             reference = _make_reference(model, ref_model, args)
             pair_clean_with_cue(train_dataset, cue_dataset, self.task.pairing)
         super().__init__(
@@ -140,7 +140,7 @@ class CBFTTrainer(ExactResumeTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         if model is None:
-            self.task = find_task(self.model, args, train_dataset, cue_dataset)
+            self.task = find_task(self.model, args, train_dataset, cue_dataset, data_collator)
             reference = _make_reference(self.model, ref_model, args)
         shown = base_model(self.model) if args.remove_unused_columns else None
         if shown is not None:
@@ -151,11 +151,6 @@ class CBFTTrainer(ExactResumeTrainer):
             logger.warning(
                 f"cue_dataset has no rows of the classes {self.train_dataset.classes_without_cue}: their partners are "
                 "drawn from all its rows, and the invariance loss leaves these classes out."
-            )
-        if self.task.causal and self.task.reader is not None and isinstance(data_collator, DataCollatorWithFlattening):
-            raise ValueError(
-                "DataCollatorWithFlattening packs a batch into one row, which has no class: set invariance_coef=0, or "
-                "leave out data_collator."
             )
         self.data_collator = PairCollator(InputCollator(shown, processing_class, data_collator))
         self._warn_of_small_micro_batches()
@@ -197,6 +192,11 @@ class CBFTTrainer(ExactResumeTrainer):
             self.reference = _make_reference(model, model, self.args)
         if saved is None and self.args.save_strategy == "no":
             return
+        if any(hasattr(weight, "to_local") for weight in self.reference.weights.values()):
+            raise ValueError(
+                "The model was sharded before training began, as evaluate() does under FSDP, so its reference cannot be "
+                "stored whole: call train() first, or set save_strategy='no'."
+            )
         # Rank 0's weights count: loading that spares memory leaves the other ranks without.
         if self._fingerprint is None:
             self._fingerprint = on_main_rank(self.reference.fingerprint)

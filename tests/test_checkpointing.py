@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from hf_cbft import CBFTConfig, CBFTTrainer
 from hf_cbft.interpolation import copy_weights
+from hf_cbft.reference import weight_reference
 from hf_cbft.resume import MANIFEST_NAME, write_manifest
 
 STEPS, EPOCH = 7, 3
@@ -224,3 +225,17 @@ def test_training_twice_keeps_the_reference_of_the_first_time(make_trainer):
     trainer.train()
     assert trainer._fingerprint == fingerprint
     assert all(torch.equal(weight, trainer.reference.weights[name]) for name, weight in weights.items())
+
+
+def test_a_model_that_is_sharded_too_early_is_refused(make_trainer):
+    # Rank 0 alone cannot put its reference together again.
+    trainer = make_trainer()
+
+    class Shard(torch.Tensor):
+        def to_local(self):
+            return self
+
+    trainer.reference = weight_reference(trainer.model, None)
+    trainer.reference.weights = {n: w.as_subclass(Shard) for n, w in trainer.reference.weights.items()}
+    with pytest.raises(ValueError, match=r"sharded before training began, as evaluate\(\) does under FSDP"):
+        trainer.train()

@@ -92,10 +92,12 @@ def test_every_field_is_a_flag(tmp_path):
         ({"ACCELERATE_USE_FSDP": "true"}, r"use FSDP2 \(fsdp_version: 2\)"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "FSDP1 keeps its weights in flat parameters"),
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "torch_compile is not supported"),
+        ({"WORLD_SIZE": "2"}, "2 processes were started and Transformers sees one"),
     ],
 )
 def test_what_a_launcher_switched_on_is_refused(environment, message, tmp_path, monkeypatch):
     made = config(tmp_path)
+    assert made.world_size == 1
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):

@@ -5,7 +5,8 @@
 A plain step is one forward and backward pass over a batch. CBFT runs three while L_B is on (cue at the path point,
 clean, cue for the invariance loss) and two after it, so the ratios cannot be below 3 and 2, less the optimizer's
 share. The steps are interleaved in changing order; printed is the median of the ratio within a round with its
-bootstrap interval, and what the parts beside the passes cost. Exits with 1 if a bound is missed.
+bootstrap interval, and what the parts beside the passes cost. Times are those of the processor: on a shared machine
+others do not count. Exits with 1 if a bound is missed.
 
     python tests/benchmarks/step_time.py            # four minutes on one core
 """
@@ -97,9 +98,9 @@ def make_step(trainer: Trainer, batch: dict, global_step: int = 0) -> Callable[[
 
 
 def seconds(function: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     function()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def bootstrap(ratios: np.ndarray) -> tuple[float, float, float]:
@@ -112,15 +113,15 @@ def bootstrap(ratios: np.ndarray) -> tuple[float, float, float]:
 @contextmanager
 def timed(found: dict[str, list[float]], context):
     """`context`, with the time of entering and of leaving it noted."""
-    began = time.perf_counter()
+    began = time.process_time()
     context.__enter__()
-    found["path point, enter"].append(time.perf_counter() - began)
+    found["path point, enter"].append(time.process_time() - began)
     try:
         yield
     finally:
-        began = time.perf_counter()
+        began = time.process_time()
         context.__exit__(None, None, None)
-        found["path point, exit"].append(time.perf_counter() - began)
+        found["path point, exit"].append(time.process_time() - began)
 
 
 def parts(trainer: CBFTTrainer, steps: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
@@ -140,11 +141,11 @@ def parts(trainer: CBFTTrainer, steps: dict[str, Callable[[], None]]) -> dict[st
     def optimize() -> None:
         for parameter in trainer.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        began = time.perf_counter()
+        began = time.process_time()
         trainer.accelerator.clip_grad_norm_(trainer.model.parameters(), 1.0)
         trainer.optimizer.step()
         trainer.model.zero_grad()
-        found["optimizer"].append(time.perf_counter() - began)
+        found["optimizer"].append(time.process_time() - began)
 
     for _ in range(20):
         found["hook"].append(seconds(hook))

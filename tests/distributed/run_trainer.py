@@ -320,3 +320,5 @@ if __name__ == "__main__":
         actions.get(case, run)(case, Path(sys.argv[1]))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads abort an ordinary exit now and then
