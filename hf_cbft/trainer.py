@@ -194,8 +194,8 @@ class CBFTTrainer(ExactResumeTrainer):
             return
         if any(hasattr(weight, "to_local") for weight in self.reference.weights.values()):
             raise ValueError(
-                "The model was sharded before training began, as evaluate() does under FSDP, so its reference cannot be "
-                "stored whole: call train() first, or set save_strategy='no'."
+                "The model was sharded before training began, as evaluate() does under FSDP, so its reference cannot "
+                "be stored whole: call train() first, or set save_strategy='no'."
             )
         # Rank 0's weights count: loading that spares memory leaves the other ranks without.
         if self._fingerprint is None:
