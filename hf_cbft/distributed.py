@@ -6,8 +6,8 @@ Everything here is written for gradients that are averaged over the ranks afterw
 part carries N times its gradient. On one process nothing changes, not even in the last bit.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -39,28 +39,24 @@ def differentiable_sum(values: torch.Tensor) -> torch.Tensor:
     return own + (sum_over_ranks(values) - own.detach())
 
 
-def differentiable_mean(value: torch.Tensor, weight: torch.Tensor, total_weight: torch.Tensor) -> torch.Tensor:
+def differentiable_mean(value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The mean of a scalar over all ranks, differentiable in this rank's own.
 
     Args:
         value (`torch.Tensor`): scalar, this rank's mean.
         weight (`torch.Tensor`): scalar, how many rows (or tokens) it is a mean of.
-        total_weight (`torch.Tensor`): scalar, the sum of `weight` over all ranks.
     """
     if world_size() == 1:
         return value
-    return differentiable_sum(value * (weight / total_weight).to(value.dtype))
+    return differentiable_sum(value * (weight / sum_over_ranks(weight)).to(value.dtype))
 
 
-@contextmanager
-def no_gradient_sync(model: nn.Module) -> Iterator[None]:
+def no_gradient_sync(model: nn.Module) -> AbstractContextManager[None]:
     """Leave gradients unreduced in the block, so that a later backward pass reduces the sum: one all-reduce a step.
 
     Sharded models (FSDP2) go on reducing: unreduced gradients would have to be kept at full size.
     """
-    context = model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
-    with context:
-        yield
+    return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def on_main_rank(function: Callable[[], T]) -> T:

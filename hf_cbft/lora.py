@@ -107,7 +107,7 @@ def _parts(model: PeftModel, adapter: str) -> dict[str, dict[str, Any]]:
     copied = {}
     for name, layer in _layers(model).items():
         parts = {part: getattr(layer, part)[adapter] for part in _PARTS if adapter in getattr(layer, part, {})}
-        if len(parts) > 2:  # more than dropout and scale
+        if any(part in parts for part in _FACTORS):
             copied[name] = copy.deepcopy(parts)
             for part in _FACTORS:
                 if part in copied[name]:
@@ -162,10 +162,11 @@ class AdapterReference:
     """The reference of a model that trains an adapter: the base, or another adapter on it.
 
     Args:
-        layers (`dict`): the LoRA layers of the model by name.
+        model (`PeftModel`): the model, whole.
         adapter (`str`): the adapter that is trained.
         parts (`dict`): the other adapter's parts by layer; empty where the reference is the base.
         others (`Mapping[str, torch.Tensor]`): where the other trained weights start.
+        device (`torch.device`, *optional*), dtype (`torch.dtype`, *optional*): of those, as in [`WeightReference`].
     """
 
     def __init__(

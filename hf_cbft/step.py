@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from hf_cbft.batchnorm import batch_statistics
-from hf_cbft.distributed import differentiable_mean, differentiable_sum, no_gradient_sync, sum_over_ranks
+from hf_cbft.distributed import differentiable_mean, differentiable_sum, no_gradient_sync
 from hf_cbft.losses import barrier_loss, invariance_loss
 from hf_cbft.representations import Representation, capture_representation, pooled_states
 
@@ -177,5 +177,4 @@ class CBFTStep:
         return {"loss/clean": clean_loss.detach(), "loss/invariance": term.detach()}
 
     def _mean_over_ranks(self, own: torch.Tensor, batch: Batch) -> torch.Tensor:
-        weight = counted(batch, self.causal)
-        return differentiable_mean(own, weight, sum_over_ranks(weight))
+        return differentiable_mean(own, counted(batch, self.causal))

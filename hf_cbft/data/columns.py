@@ -42,18 +42,14 @@ def label_column(dataset: Any, name: str) -> str:
         first = dataset[0]
         columns = list(first) if isinstance(first, Mapping) else []
     found = [column for column in LABEL_COLUMNS if column in columns]
-    # Language models have their token labels in one and the class of a row in another.
-    column = (
-        next((c for c in found if not _holds_lists(dataset, c)), found[0])
-        if len(found) > 1
-        else first_label_column(columns)
-    )
-    if column is None:
+    if len(found) > 1:  # language models have their token labels in one and the class of a row in another
+        found = [column for column in found if not _holds_lists(dataset, column)] or found
+    if not found:
         raise ValueError(
             f"{name} has no label column: it has {', '.join(columns) or 'none'}, and one of "
             f"{', '.join(LABEL_COLUMNS)} is needed."
         )
-    return column
+    return found[0]
 
 
 def class_labels(dataset: Any, name: str, num_classes: int | None = None) -> np.ndarray:

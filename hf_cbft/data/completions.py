@@ -48,15 +48,7 @@ def tokenize_completion(tokenizer: Any, prompt: Any, completion: Any) -> dict[st
     """
     if isinstance(prompt, str) and isinstance(completion, str):
         start, end = _text_tokens(tokenizer, prompt, completion)
-    elif (
-        isinstance(prompt, Sequence)
-        and isinstance(completion, Sequence)
-        and str
-        not in (
-            type(prompt),
-            type(completion),
-        )
-    ):
+    elif all(isinstance(side, Sequence) and not isinstance(side, str) for side in (prompt, completion)):
         start, end = _message_tokens(tokenizer, list(prompt), list(completion))
     else:
         raise ValueError(

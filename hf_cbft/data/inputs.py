@@ -21,7 +21,8 @@ from hf_cbft.data.columns import LABEL_COLUMNS, first_label_column, is_class
 from hf_cbft.data.completions import PROMPT_COLUMNS, TOKEN_COLUMNS, pad_tokens, tokenize_completion
 
 # Columns that go through the processing class.
-RAW_COLUMNS = ("image", "text", *PROMPT_COLUMNS)
+_PROCESSED_COLUMNS = ("image", "text")
+RAW_COLUMNS = (*_PROCESSED_COLUMNS, *PROMPT_COLUMNS)
 # What counts as a model input where no model says.
 _USUAL_INPUTS = {"input_ids", "pixel_values", "input_values", "input_features"}
 
@@ -99,7 +100,7 @@ class InputCollator:
         if self.data_collator is not None:
             return self.data_collator(features)
         features = [_with_one_label(row) for row in features]
-        raw = None if has_inputs else next((column for column in ("image", "text") if column in features[0]), None)
+        raw = None if has_inputs else next((c for c in _PROCESSED_COLUMNS if c in features[0]), None)
         if raw is not None:
             return self._process(features, raw)
         if isinstance(self.processing_class, PreTrainedTokenizerBase) and "input_ids" in features[0]:
