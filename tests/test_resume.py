@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from hf_cbft import CBFTConfig
+from hf_cbft.fingerprint import fingerprint
 from hf_cbft.resume import (
     RunState,
     check_manifest,
     check_resumable,
     check_same_reference,
     check_same_settings,
-    fingerprint,
     load_reference,
     newest_whole_checkpoint,
     run_settings,
@@ -486,7 +486,8 @@ class Runs:
             stderr=log.open("w"),
             text=True,
             start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            # Arrow's allocator starts a thread, and a process with threads must not fork: the child can hang.
+            env={**os.environ, "OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"},
         )
         self.read("ready")
 

@@ -113,14 +113,16 @@ def test_a_second_run_gives_the_same_figures_and_resume_only_what_is_missing(qui
 @pytest.mark.slow
 def test_interrupt_keeps_what_is_whole_and_resume_goes_on(quick_demo, tmp_path):
     folder = tmp_path / "interrupted"
-    command = [sys.executable, "-m", "hf_cbft", "demo", "--quick", "--output-dir", str(folder)]
     # A suite that is started in the background ignores SIGINT, and what it starts would too.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from hf_cbft.cli.main import main; sys.exit(main())"
+    )
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-c", code, "demo", "--quick", "--output-dir", str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 240
     while not (folder / "seed-0" / "pretrained" / "record.json").exists() and time.monotonic() < deadline:
