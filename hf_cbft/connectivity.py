@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from hf_cbft.barriers import BASELINES, Barrier, check_statistics, compute_barrier
 from hf_cbft.batchnorm import batchnorm_modules, recalibrate
-from hf_cbft.checkpoints import load_model, source_name
+from hf_cbft.checkpoints.loading import load_model, source_name
 from hf_cbft.data.columns import check_not_empty, class_labels
 from hf_cbft.data.inputs import InputCollator, drop_unused_columns
 from hf_cbft.files import whole_folder, write_json

@@ -19,10 +19,10 @@ from peft import PeftConfig, PeftModel, PeftType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from hf_cbft.checkpoints import load_model, split_revision
+from hf_cbft.checkpoints.loading import load_model, split_revision
+from hf_cbft.fingerprint import fingerprint
 from hf_cbft.interpolation import named_weights
 from hf_cbft.reference import WeightReference, moving_weights
-from hf_cbft.resume import fingerprint
 
 # What a LoRA layer keeps of each adapter.
 _FACTORS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")

@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from hf_cbft.fingerprint import fingerprint
 from hf_cbft.interpolation import at_point, check_same_weights, local, named_weights
 from hf_cbft.paths import LinearPath
-from hf_cbft.resume import fingerprint
 
 
 def moving_weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 
 from hf_cbft.config import CBFTConfig
 from hf_cbft.files import whole_file, write_json
+from hf_cbft.fingerprint import fingerprint
 
 MANIFEST_NAME = "cbft_manifest.json"
 STATE_NAME = "cbft_state.json"
@@ -40,36 +41,6 @@ _TRAINING_SETTINGS = (
     "optim optim_args optim_target_modules adam_beta1 adam_beta2 adam_epsilon weight_decay max_grad_norm "
     "label_smoothing_factor neftune_noise_alpha bf16 fp16 tf32 use_liger_kernel full_determinism"
 )
-
-
-def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
-    """The content of some weights in 32 hexadecimal digits.
-
-    Names, dtypes, shapes and bytes count; the order of the names, the memory layout and the device do not. Tensors are
-    read one after the other: there is never a second copy of the model.
-
-    Args:
-        weights (`Mapping[str, torch.Tensor]`): plain tensors of any dtype, on any device.
-
-    Example:
-
-    ```python
-    >>> import torch
-    >>> from hf_cbft.resume import fingerprint
-    >>> fingerprint({"weight": torch.zeros(2, 3)})
-    'dc97744d442d3dea9fd2efd88b960269'
-    >>> fingerprint({"weight": torch.zeros(3, 2)}) == fingerprint({"weight": torch.zeros(3, 2).T.contiguous().T})
-    True
-
-    ```
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(weights):
-        tensor = weights[name].detach()
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
-        # NumPy has no bfloat16, and needs none to show the bytes.
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def write_manifest(folder: str | Path) -> None:

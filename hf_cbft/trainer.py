@@ -14,7 +14,7 @@ from transformers import TrainerCallback, set_seed
 from transformers.utils import logging
 
 from hf_cbft.checkpointing import ExactResumeTrainer
-from hf_cbft.checkpoints import load_model
+from hf_cbft.checkpoints.loading import load_model
 from hf_cbft.config import CBFTConfig
 from hf_cbft.data.inputs import RAW_COLUMNS, InputCollator, drop_unused_columns
 from hf_cbft.data.pairing import PairCollator, pair_clean_with_cue

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
 
-from hf_cbft.checkpoints import load_model
+from hf_cbft.checkpoints.loading import load_model
 from hf_cbft.config import CBFTConfig
 from hf_cbft.connectivity import ConnectivityEvaluator
 from hf_cbft.data.counterfactuals import add_cue, make_counterfactuals

@@ -2,18 +2,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-cbft COMMAND`: picks the command, and turns what goes wrong into an exit status.
 
-0 done, 1 failed while running, 2 wrong usage or an input that cannot be had, 130 interrupted.
+0 done, 1 failed while running (or, for `check`, not compatible), 2 wrong usage or an input that cannot be had, 130
+interrupted.
 """
 
 import sys
 import traceback
+from dataclasses import fields
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import hf_cbft
 
-# Each command is a module with `Arguments` (a dataclass), `check(arguments)` and `run(arguments)`.
+# Each command is a module with `Arguments` (a dataclass), `check(arguments)` and `run(arguments)`. `POSITIONAL`, where
+# it is there, names the fields that are given without their flags; a last one that ends in "..." takes all that are
+# left.
 _COMMANDS = {"demo": "hf_cbft.cli.demo"}
+
+# What an input is to blame for rather than this program.
+_INPUT_ERRORS = (ValueError, OSError, ImportError, NotImplementedError)
 
 
 def _usage() -> str:
@@ -21,7 +29,14 @@ def _usage() -> str:
     for name, module in _COMMANDS.items():
         summary = (import_module(module).__doc__ or "").splitlines()[0]
         lines.append(f"  {name:10} {summary}")
-    return "\n".join([*lines, "", "hf-cbft COMMAND --help lists the options; hf-cbft --version prints the version."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "hf-cbft COMMAND --help lists the options; each can also stand in a file: --config file.yaml.",
+            "--debug shows where an error came from; hf-cbft --version prints the version.",
+        ]
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         `int`: the exit status.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["--version"]:
         print(f"hf-cbft {hf_cbft.__version__}")
         return 0
@@ -47,22 +62,74 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run_command(name: str, command: ModuleType, options: list[str]) -> int:
-    from transformers import HfArgumentParser
-
-    parser = HfArgumentParser(command.Arguments, prog=f"hf-cbft {name}", description=command.__doc__)
+    debug = "--debug" in options
     try:
-        (arguments,) = parser.parse_args_into_dataclasses(args=options, look_for_args_file=False)
+        arguments = _parse(name, command, [option for option in options if option != "--debug"])
         command.check(arguments)
+        return command.run(arguments)
     except SystemExit as stop:  # argparse has said why
         return int(stop.code or 0)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"hf-cbft {name}: error: {error}", file=sys.stderr)
-        return 2
-    try:
-        return command.run(arguments)
     except KeyboardInterrupt as interruption:
         print(f"\nhf-cbft {name}: interrupted. {interruption}".rstrip(), file=sys.stderr)
         return 130
+    except _INPUT_ERRORS as error:
+        if debug:
+            traceback.print_exc()
+        print(f"hf-cbft {name}: error: {error}", file=sys.stderr)
+        return 2
     except Exception:  # the last line of defence: whatever it is, the status says that the run failed
         traceback.print_exc()
         return 1
+
+
+def _parse(name: str, command: ModuleType, options: list[str]) -> Any:
+    from transformers import HfArgumentParser
+
+    positional: tuple[str, ...] = getattr(command, "POSITIONAL", ())
+    usage = " ".join([f"hf-cbft {name}", *(field.upper() for field in positional), "[options]"])
+    parser = HfArgumentParser(command.Arguments, prog=f"hf-cbft {name}", usage=usage, description=command.__doc__)
+    given = _with_flags(options, positional)
+    (arguments,) = parser.parse_args_into_dataclasses(
+        args=[*_from_config(parser, command.Arguments, given), *given], look_for_args_file=False
+    )
+    return arguments
+
+
+def _with_flags(options: list[str], positional: tuple[str, ...]) -> list[str]:
+    """The words that stand before the first flag, under the flags of their fields."""
+    first = next((i for i, option in enumerate(options) if option.startswith("-")), len(options))
+    words, flagged = options[:first], []
+    for field in positional:
+        many = field.endswith("...")
+        taken, words = (words, []) if many else (words[:1], words[1:])
+        if taken:
+            flagged += [f"--{field.removesuffix('...')}", *taken]
+    return [*flagged, *words, *options[first:]]
+
+
+def _from_config(parser: Any, arguments: Any, options: list[str]) -> list[str]:
+    """The options of `--config file.yaml`, which is taken out of `options`; what is given beside it comes later."""
+    if "--config" not in options:
+        return []
+    import yaml
+
+    index = options.index("--config")
+    if index + 1 == len(options):
+        parser.error("--config needs a file.")
+    file = options[index + 1]
+    del options[index : index + 2]
+    try:
+        with open(file, encoding="utf-8") as opened:
+            settings = yaml.safe_load(opened)
+    except (OSError, yaml.YAMLError) as error:
+        parser.error(f"--config {file} cannot be read: {' '.join(str(error).split())}")
+    known = {field.name for field in fields(arguments)}
+    if not isinstance(settings, dict) or not settings.keys() <= known:
+        wrong = sorted(set(settings) - known) if isinstance(settings, dict) else "no options"
+        parser.error(f"--config {file} has {wrong}; the options are {', '.join(sorted(known))}.")
+    found: list[str] = []
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            parser.error(f"--config {file} gives a mapping for {key}: give a value or a list.")
+        found += [f"--{key}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+    return found

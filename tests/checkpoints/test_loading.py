@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, BertForSequenceClassification, ViTForImageClassification
 
-from hf_cbft.checkpoints import load_model, source_name
+from hf_cbft.checkpoints.loading import load_model, source_name
 
 CLASSES = {"vit": ViTForImageClassification, "bert": BertForSequenceClassification}
 
