@@ -4,17 +4,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 BASELINES = ("chord", "mean", "max")
 # Replicates are drawn in blocks of at most this many weights, which bounds the memory of the bootstrap.
 _BLOCK = 4_000_000
+# Where fewer examples than this lie on a side of 0, a bootstrap knows too little of those that it has not seen.
+_FEW = 10
 
 
 @dataclass(frozen=True)
 class Barrier:
-    """The barrier of one path on one data set. Losses are in nats.
+    """The barrier of one path on one data set: nats for losses, fractions for errors.
 
     Attributes:
         height (`float`): signed maximum of the excess over the baseline, over the interior grid points. A path below
@@ -46,6 +49,8 @@ def compute_barrier(
     confidence: float = 0.95,
     num_resamples: int = 1000,
     seed: int = 0,
+    weights: Sequence[float] | np.ndarray | None = None,
+    errors: bool = False,
 ) -> Barrier:
     r"""Height of the loss along a path above a baseline, with an interval where there are per-example losses.
 
@@ -62,21 +67,36 @@ def compute_barrier(
     that the correlation along the path is kept. (The percentile bootstrap of a maximum is biased upwards: where the
     truth is 0 it covers far less than it claims.)
 
+    With `weights` the loss of the set is sum(w l) / sum(w), as for a language model, whose tokens count alike and
+    whose sequences are independent: the sequence is what is resampled, and t is that of a ratio.
+
+    With `errors` the band minds what it has hardly seen: no error in 20 examples is no proof that there is none. Where
+    fewer than 10 examples lie above the baseline (below it), the exact (Clopper-Pearson) bound on the share of such
+    examples takes their place in the upper (lower) bound of that point.
+
+    A band holds for its own set, or group, alone: of 20 sets without a barrier, one may well be called "not connected"
+    at tolerance 0. No correction is made for their number.
+
     Args:
         alphas (`Sequence[float]`): (P,), strictly increasing from 0 to 1, P >= 3.
-        losses (`Sequence[float]` or `np.ndarray`): (P,) mean losses, or (P, N) per-example losses, in nats.
+        losses (`Sequence[float]` or `np.ndarray`): (P,) mean losses, or (P, N) per-example losses, in nats; with
+            `errors`, fractions.
         baseline (`str`, *optional*, defaults to `"chord"`): the convention.
         tolerance (`float`, *optional*, defaults to 0.1): the height in nats up to which the ends count as connected.
         confidence (`float`, *optional*, defaults to 0.95): level of the interval.
         num_resamples (`int`, *optional*, defaults to 1000): bootstrap replicates.
         seed (`int`, *optional*, defaults to 0): of the bootstrap.
+        weights (`Sequence[float]` or `np.ndarray`, *optional*): (N,), how many tokens each example counts; `losses`
+            are then means over those. Examples of weight 0 are left out, whatever their loss.
+        errors (`bool`, *optional*, defaults to `False`): whether `losses` are errors, 0 or 1 or a fraction of tokens.
 
     Returns:
         [`Barrier`]
 
     Raises:
-        ValueError: alphas unsorted, repeated or not from 0 to 1, an unknown baseline, shapes that do not fit, or a
-        loss that is not finite (the alpha is named).
+        ValueError: alphas unsorted, repeated or not from 0 to 1, an unknown baseline, shapes that do not fit, a loss
+        that is not finite (the alpha is named), weights that are negative, not finite or all 0, or errors outside
+        [0, 1].
 
     Example:
 
@@ -84,18 +104,20 @@ def compute_barrier(
     >>> from hf_cbft import compute_barrier
     >>> compute_barrier([0, 0.5, 1], [0.0, 1.5, 1.0]).height
     1.0
+    >>> compute_barrier([0, 0.5, 1], [[0.0, 0.0], [2.0, 1.0], [0.0, 0.0]], weights=[30, 10]).height
+    1.75
 
     ```
     """
-    alphas, losses = _checked(alphas, losses)
     check_statistics(baseline, confidence, num_resamples)
-    per_example = losses if losses.ndim == 2 else losses[:, None]
-    excess = per_example[1:-1] - _baseline(alphas, per_example, baseline)
-    heights = excess.mean(axis=1)
+    alphas, losses, weights = _checked(alphas, losses, weights)
+    if errors and (losses.min() < 0.0 or losses.max() > 1.0):
+        raise ValueError(f"errors lie between 0 and 1; got {losses.min():g} to {losses.max():g}.")
+    excess = losses[1:-1] - _baseline(alphas, losses, weights, baseline)
+    heights = weighted_means(excess, weights)
     top = int(heights.argmax())
-    low = high = None
-    if excess.shape[1] > 1:
-        low, high = _simultaneous_band(excess, confidence, num_resamples, np.random.default_rng(seed))
+    band = mean_band(excess, weights, confidence, num_resamples, seed, bounds=(-1.0, 1.0) if errors else None)
+    low, high = (finite_or_none(bound.max()) for bound in band)
     return Barrier(
         height=float(heights[top]),
         alpha=float(alphas[1 + top]),
@@ -118,7 +140,62 @@ def check_statistics(baseline: str, confidence: float, num_resamples: int) -> No
         raise ValueError(f"num_resamples = {num_resamples}: the interval needs at least 1 bootstrap replicate.")
 
 
-def _checked(alphas: Sequence[float] | np.ndarray, losses: Sequence[float] | np.ndarray) -> tuple[np.ndarray, ...]:
+def group_barriers(
+    alphas: Sequence[float] | np.ndarray,
+    losses: np.ndarray,
+    groups: Sequence[str] | np.ndarray,
+    baseline: str = "chord",
+    *,
+    weights: Sequence[float] | np.ndarray | None = None,
+    names: Sequence[str] | None = None,
+    **statistics: Any,
+) -> dict[str, Barrier]:
+    """A barrier for each group of examples, by name in sorted order. Each band holds for its group alone.
+
+    Args:
+        alphas, losses, baseline, weights: see [`compute_barrier`]; `losses` are per example, (P, N).
+        groups (`Sequence[str]`): (N,), the group of each example.
+        names (`Sequence[str]`, *optional*): the groups that are wanted; `None` takes those that occur.
+        statistics: the other arguments of [`compute_barrier`].
+
+    Raises:
+        ValueError: groups that do not fit the examples, a named group without examples, or what [`compute_barrier`]
+        refuses.
+
+    Example:
+
+    ```python
+    >>> losses = [[0.0, 0.0, 1.0], [0.5, 1.5, 1.0], [0.0, 0.0, 1.0]]
+    >>> {name: barrier.height for name, barrier in group_barriers([0, 0.5, 1], losses, ["b", "b", "a"]).items()}
+    {'a': 0.0, 'b': 1.0}
+
+    ```
+    """
+    losses = np.asarray(losses, dtype=np.float64)
+    groups = np.asarray([str(group) for group in groups])
+    if losses.ndim != 2 or groups.shape != losses.shape[1:]:
+        raise ValueError(
+            f"{len(groups)} groups do not fit losses of shape {losses.shape}: give losses of shape (points, examples) "
+            "and one group an example."
+        )
+    present = sorted(set(groups.tolist()))
+    missing = sorted(set(names or ()) - set(present))
+    if missing:
+        raise ValueError(f"The group {missing[0]!r} has no examples; the groups are {', '.join(present)}.")
+    found = {}
+    for name in sorted(names or present):
+        rows = groups == name
+        of_group = None if weights is None else np.asarray(weights)[rows]
+        found[name] = compute_barrier(alphas, losses.compress(rows, axis=1), baseline, weights=of_group, **statistics)
+    return found
+
+
+def _checked(
+    alphas: Sequence[float] | np.ndarray,
+    losses: Sequence[float] | np.ndarray,
+    weights: Sequence[float] | np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(P,) alphas, (P, N) losses and (N,) relative weights; mean losses count as those of one example."""
     alphas, losses = np.asarray(alphas, dtype=np.float64), np.asarray(losses, dtype=np.float64)
     if alphas.ndim != 1 or len(alphas) < 3:
         raise ValueError(f"A barrier needs at least 3 points of the path, both ends among them; got {alphas.size}.")
@@ -131,15 +208,46 @@ def _checked(alphas: Sequence[float] | np.ndarray, losses: Sequence[float] | np.
         raise ValueError(f"alphas must increase strictly, without repetition; got {alphas.tolist()}.")
     if alphas[0] != 0.0 or alphas[-1] != 1.0:
         raise ValueError(f"alphas must run from 0 to 1, the two ends; got {alphas[0]} to {alphas[-1]}.")
-    finite = np.isfinite(losses.reshape(len(alphas), -1)).all(axis=1)
+    if losses.ndim == 1 and weights is not None:
+        raise ValueError("weights belong to examples, and these losses are means already: give per-example losses.")
+    losses, weights = counted(losses if losses.ndim == 2 else losses[:, None], weights)
+    finite = np.isfinite(losses).all(axis=1)
     if not finite.all():
         raise ValueError(
             f"The loss at alpha = {alphas[~finite][0]:g} is not finite, so the path has no barrier there to speak of."
         )
-    return alphas, losses
+    return alphas, losses, weights
 
 
-def _baseline(alphas: np.ndarray, losses: np.ndarray, baseline: str) -> np.ndarray:
+def counted(values: np.ndarray, weights: Sequence[float] | np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The columns of `values` (rows, N) that have a weight, and their weights divided by the mean weight.
+
+    Raises:
+        ValueError: weights of another shape, negative, not finite or all 0.
+    """
+    num_examples = values.shape[1]
+    if weights is None:
+        return values, np.ones(num_examples)
+    weights = np.asarray(weights, dtype=np.float64)
+    if weights.shape != (num_examples,):
+        raise ValueError(
+            f"weights of shape {weights.shape} do not fit {num_examples} examples: give one number an example."
+        )
+    wrong = ~(np.isfinite(weights) & (weights >= 0.0))
+    if wrong.any():
+        raise ValueError(
+            f"The weight of example {wrong.argmax()} is {weights[wrong][0]:g}: it is a number of tokens, finite and "
+            "not below 0."
+        )
+    used = weights > 0.0
+    if not used.any():
+        raise ValueError("All weights are 0: no example counts a token, so there is no loss to speak of.")
+    # What is left out is not drawn either: such examples change nothing. `compress` keeps the order in memory, and so
+    # the order of sums.
+    return values.compress(used, axis=1), weights[used] / weights[used].mean()
+
+
+def _baseline(alphas: np.ndarray, losses: np.ndarray, weights: np.ndarray, baseline: str) -> np.ndarray:
     """What the interior losses are held against: (P - 2, N) or, for a constant, (N,)."""
     start, end = losses[0], losses[-1]
     if baseline == "chord":
@@ -147,36 +255,97 @@ def _baseline(alphas: np.ndarray, losses: np.ndarray, baseline: str) -> np.ndarr
         return (1.0 - inner) * start + inner * end
     if baseline == "mean":
         return 0.5 * (start + end)
-    return start if start.mean() >= end.mean() else end
+    larger_start = weighted_means(start[None], weights) >= weighted_means(end[None], weights)
+    return start if larger_start else end
 
 
-def _simultaneous_band(
-    excess: np.ndarray, confidence: float, num_resamples: int, generator: np.random.Generator
-) -> tuple[float | None, float | None]:
-    """Band of the maximum of `excess`.mean(axis=1); `excess` is (interior points, N), N >= 2.
+def mean_band(
+    values: np.ndarray,
+    weights: np.ndarray,
+    confidence: float,
+    num_resamples: int,
+    seed: int,
+    bounds: tuple[float, float] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Simultaneous band of the weighted means of `values`, (points, N): lower and upper bounds, (points,) each.
 
-    A bound is `None` where the examples give none: too few of them, or one that carries a point alone.
+    A bound is infinite where the examples give none: too few of them, or one that carries a point alone. `bounds`,
+    lowest <= 0 and highest >= 0, are for values many of which are 0; without them, and without any spread at a point,
+    its band is the mean alone.
     """
-    num_examples = excess.shape[1]
-    means = excess.mean(axis=1)
-    # Points where all examples agree to rounding (an end repeated, say) have no error to speak of.
-    spread = np.ptp(excess, axis=1) > 1e-6 * np.maximum(np.abs(means), 1.0)
+    num_points, num_examples = values.shape
+    if num_examples < 2:
+        return np.full(num_points, -np.inf), np.full(num_points, np.inf)
+    unseen, rare = np.zeros((2, num_points)), 0.0
+    if bounds is not None:
+        values, unseen, rare = _without_rare(values, weights, 1.0 - confidence, bounds)
+    means = weighted_means(values, weights)
     margins = np.zeros_like(means)
+    # Points where all examples agree to rounding (an end repeated, say) have no error to speak of.
+    spread = np.ptp(values, axis=1) > 1e-6 * np.maximum(np.abs(means), 1.0)
     if spread.any():
-        errors = excess[spread].std(axis=1, ddof=1) / np.sqrt(num_examples)
-        t = _bootstrap_t(excess[spread], num_resamples, generator)
+        t = _bootstrap_t(values[spread], weights, num_resamples, np.random.default_rng(seed))
         ranks = t.argsort(axis=0).argsort(axis=0)
-        rank = np.quantile(ranks.max(axis=1), confidence, method="higher").astype(int)
-        margins[spread] = np.sort(t, axis=0)[rank] * errors
-    low, high = (means - margins).max(), (means + margins).max()
-    return float(low) if np.isfinite(low) else None, float(high) if np.isfinite(high) else None
+        level = 1.0 - (1.0 - confidence) * (1.0 - rare)
+        rank = np.quantile(ranks.max(axis=1), level, method="higher").astype(int)
+        margins[spread] = np.sort(t, axis=0)[rank] * _standard_errors(values[spread], weights)
+    low, high = means - margins - unseen[0], means + margins + unseen[1]
+    return (low, high) if bounds is None else (np.maximum(low, bounds[0]), np.minimum(high, bounds[1]))
 
 
-def _bootstrap_t(excess: np.ndarray, num_resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """(num_resamples, points) replicates of |t| of the mean of each row of `excess`, the same draw for all points."""
-    num_examples = excess.shape[1]
-    centred = (excess - excess.mean(axis=1, keepdims=True)).T
-    squared = centred**2
+def _without_rare(
+    values: np.ndarray, weights: np.ndarray, risk: float, bounds: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """`values` without those on a side of 0 where they are rare, what these can come to, and how many sides that were.
+
+    Returns (points, N) values, (2, points) bounds on the mean of what was left out below and above 0, and the rare
+    ones' share of the 2 x points sides. Each side has the same part of `risk`.
+    """
+    num_examples = values.shape[1]
+    counts = np.stack([(values < -1e-6).sum(axis=1), (values > 1e-6).sum(axis=1)])
+    reach = np.abs(np.array(bounds))[:, None]
+    rare = (counts < _FEW) & (reach > 0.0)
+    level = 1.0 - risk / rare.size
+    shares = np.array([[_share_bound(int(n), num_examples, level) for n in side] for side in counts])
+    # An example can weigh as much as the heaviest.
+    unseen = np.where(rare, reach * shares * weights.max(), 0.0)
+    values = np.clip(values, np.where(rare[0], 0.0, -np.inf)[:, None], np.where(rare[1], 0.0, np.inf)[:, None])
+    return values, unseen, float(rare.mean())
+
+
+def _share_bound(events: int, num_examples: int, level: float) -> float:
+    """How large a share can be if `events` of `num_examples` were seen: Clopper-Pearson, at one-sided `level`."""
+    from scipy.special import betaincinv
+
+    return float(betaincinv(events + 1, num_examples - events, level)) if events < num_examples else 1.0
+
+
+def weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(rows,) means of `values` (rows, N); the mean of `weights` (N,) is 1, so this is sum(w v) / sum(w)."""
+    return (weights * values).mean(axis=1)
+
+
+def _residuals(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return weights * (values - weighted_means(values, weights)[:, None])
+
+
+def _standard_errors(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(rows,) standard errors of [`weighted_means`]: of a mean, or of a ratio to first order."""
+    num_examples = values.shape[1]
+    return np.sqrt((_residuals(values, weights) ** 2).sum(axis=1) / (num_examples - 1)) / np.sqrt(num_examples)
+
+
+def _bootstrap_t(
+    values: np.ndarray, weights: np.ndarray, num_resamples: int, generator: np.random.Generator
+) -> np.ndarray:
+    """(num_resamples, rows) replicates of |t| of [`weighted_means`], the same draw for all rows.
+
+    With m_i how often a replicate drew example i and c_i = w_i (v_i - mean), the mean moves by
+    D = sum(m c) / sum(m w), and the replicate's own residuals are c_i - D w_i.
+    """
+    num_examples = values.shape[1]
+    residuals = _residuals(values, weights).T
+    squared, crossed = residuals**2, weights[:, None] * residuals
     replicates = []
     block = max(1, _BLOCK // num_examples)
     for first in range(0, num_resamples, block):
@@ -184,14 +353,23 @@ def _bootstrap_t(excess: np.ndarray, num_resamples: int, generator: np.random.Ge
         drawn = generator.integers(0, num_examples, size=(size, num_examples))
         drawn += num_examples * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * num_examples).reshape(size, num_examples)
-        weights = counts.astype(np.float64)
-        shift = weights @ centred / num_examples
-        variance = (weights @ squared / num_examples - shift**2) * num_examples / (num_examples - 1)
-        error = np.sqrt(np.maximum(variance, 0.0) / num_examples)
+        drawn_as = counts.astype(np.float64)
+        total = (drawn_as @ weights / num_examples)[:, None]
+        shift = drawn_as @ residuals / num_examples / total
+        # In this order equal weights give, to the last bit, what the formula of a plain mean gives.
+        squared_weights = (drawn_as @ weights**2 / num_examples)[:, None]
+        moved = shift * (2.0 * (drawn_as @ crossed / num_examples) - shift * squared_weights)
+        variance = (drawn_as @ squared / num_examples - moved) * num_examples / (num_examples - 1)
+        error = np.sqrt(np.maximum(variance, 0.0) / num_examples) / total
         # A replicate that drew one example only has no error: its t is infinite unless it did not move either.
         with np.errstate(divide="ignore", invalid="ignore"):
             replicates.append(np.nan_to_num(np.abs(shift) / error, nan=0.0, posinf=np.inf))
     return np.concatenate(replicates)
+
+
+def finite_or_none(bound: float) -> float | None:
+    """A bound as it is saved: JSON has no infinity."""
+    return float(bound) if np.isfinite(bound) else None
 
 
 def _verdict(low: float | None, high: float | None, tolerance: float) -> bool | None:

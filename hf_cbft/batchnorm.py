@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hf_cbft.distributed import sum_over_ranks, world_size
+
 
 def batchnorm_modules(model: nn.Module) -> list[_BatchNorm]:
     """The modules of `model` that keep running statistics of their batches."""
@@ -37,9 +39,11 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 def recalibrate(model: nn.Module, batches: Iterable[Any], forward: Callable[[Any], Any]) -> None:
     """Estimate the running statistics anew, as the average over `batches`, each batch with the same weight.
 
+    On several ranks the average is over the batches of all of them.
+
     Args:
         model (`torch.nn.Module`): its BatchNorm layers are written to; nothing else changes, modes included.
-        batches (`Iterable`): one pass over the calibration data.
+        batches (`Iterable`): one pass over the calibration data; on several ranks, over this rank's share.
         forward (`Callable`): runs the model on one batch.
     """
     modules = batchnorm_modules(model)
@@ -49,9 +53,26 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], forward: Callable[[Any
             module.reset_running_stats()
             module.momentum = None  # the cumulative average
             module.train()
+        number = 0
         for batch in batches:
             forward(batch)
+            number += 1
+        if world_size() > 1:
+            _average_over_ranks(modules, number)
     finally:
         for module, (momentum, training) in zip(modules, before, strict=True):
             module.momentum = momentum
             module.train(training)
+
+
+def _average_over_ranks(modules: list[_BatchNorm], number: int) -> None:
+    """Average the statistics of the ranks, each by how many batches it saw."""
+    for module in modules:
+        buffers = [module.running_mean, module.running_var]
+        # One sum for both, and for what to divide by. A rank without batches has infinite or untouched statistics.
+        parts = [number * b.double() if number else torch.zeros_like(b, dtype=torch.float64) for b in buffers]
+        total = sum_over_ranks(torch.cat([*parts, parts[0].new_tensor([float(number)])]))
+        mean, variance = (total[:-1] / total[-1]).chunk(2)
+        module.running_mean.copy_(mean)
+        module.running_var.copy_(variance)
+        module.num_batches_tracked.fill_(int(total[-1]))

@@ -2,207 +2,94 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loss and metrics along the path between two checkpoints, and the barriers on it."""
 
-import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from safetensors.numpy import load_file, save_file
+from huggingface_hub import ModelCardData
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_cbft.barriers import BASELINES, Barrier, check_statistics, compute_barrier
-from hf_cbft.batchnorm import batchnorm_modules, recalibrate
-from hf_cbft.checkpoints.loading import load_model, source_name
-from hf_cbft.data.columns import check_not_empty, class_labels
+from hf_cbft.architectures import base_model
+from hf_cbft.barriers import check_statistics
+from hf_cbft.batchnorm import batchnorm_modules
+from hf_cbft.checkpoints.loading import LoadOptions, describe, source_name
+from hf_cbft.data.columns import check_not_empty, class_labels, group_values
 from hf_cbft.data.inputs import InputCollator, drop_unused_columns
-from hf_cbft.files import whole_folder, write_json
-from hf_cbft.interpolation import at_point, check_same_weights, evaluation_mode, named_weights
-from hf_cbft.metrics import resolve_metrics
-from hf_cbft.paths import LinearPath
+from hf_cbft.distributed import on_main_rank, rank
+from hf_cbft.endpoints import Ends, open_ends, save_ordinary
+from hf_cbft.files import whole_folder, write_text
+from hf_cbft.interpolation import evaluation_mode
+from hf_cbft.metrics import Outcome, resolve_metrics
+from hf_cbft.paths import PolylinePath, QuadraticPath, check_alpha
+from hf_cbft.points import Point, PointStore
+from hf_cbft.results import ConnectivityResult, with_barriers
+from hf_cbft.scoring import Scorer, Scores
+from hf_cbft.sweep import Passes
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA_VERSION = 1
-_VERDICTS = {True: "yes", False: "no", None: "undecided"}
+
+class Store(Protocol):
+    """Where the points of a sweep are kept, by name."""
+
+    def load(self, name: str) -> Point | None: ...
+
+    def save(self, name: str, point: Point) -> None: ...
 
 
 @dataclass(frozen=True)
-class ConnectivityResult:
-    """What was measured along a path. P points, N examples in a set; losses in nats, metrics as they come.
+class Plan:
+    """What is measured at each point.
 
-    Attributes:
-        alphas (`np.ndarray`): (P,), 0 is `start` and 1 is `end`.
-        losses (`dict[str, np.ndarray]`): by set, (P,), mean cross-entropy over the examples.
-        metrics (`dict[str, dict[str, np.ndarray]]`): by set and metric, (P,).
-        barriers (`dict[str, Barrier]`): by set; `.height`, `.alpha`, `.low`, `.high`, `.connected`.
-        example_losses (`dict[str, np.ndarray]`): by set, (P, N), float64.
-        predictions (`dict[str, np.ndarray]`): by set, (P, N), the class with the largest logit.
-        references (`dict[str, np.ndarray]`): by set, (N,), the labels.
-        settings (`dict[str, Any]`): the end points and every argument of the evaluation.
+    Args:
+        settings (`dict[str, Any]`): what a result says of it.
+        alphas (`np.ndarray`): (P,), the points.
+        sets (`dict[str, data set]`): by name.
+        groups (`dict[str, np.ndarray]`): by set, the group of each row, or `None`.
     """
 
-    alphas: np.ndarray
-    losses: dict[str, np.ndarray]
-    metrics: dict[str, dict[str, np.ndarray]]
-    barriers: dict[str, Barrier]
-    example_losses: dict[str, np.ndarray] = field(repr=False)
-    predictions: dict[str, np.ndarray] = field(repr=False)
-    references: dict[str, np.ndarray] = field(repr=False)
     settings: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings, without the per-example arrays."""
-        return {
-            "schema_version": _SCHEMA_VERSION,
-            "settings": self.settings,
-            "alphas": self.alphas.tolist(),
-            "num_examples": {name: int(labels.size) for name, labels in self.references.items()},
-            "losses": {name: values.tolist() for name, values in self.losses.items()},
-            "metrics": {
-                # JSON has no NaN: a metric that is undefined at a point is null.
-                name: {m: [v if np.isfinite(v) else None for v in values.tolist()] for m, values in by_metric.items()}
-                for name, by_metric in self.metrics.items()
-            },
-            "barriers": {name: asdict(barrier) for name, barrier in self.barriers.items()},
-        }
-
-    def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with one row for each set and point: `set`, `alpha`, `loss` and the metrics."""
-        import pandas as pd
-
-        return pd.concat(
-            [
-                pd.DataFrame({"set": name, "alpha": self.alphas, "loss": losses, **self.metrics[name]})
-                for name, losses in self.losses.items()
-            ],
-            ignore_index=True,
-        )
-
-    def save(self, folder: str | Path) -> None:
-        """Write `result.json` and `examples.safetensors` into a new folder.
-
-        Raises:
-            FileExistsError: the folder exists and is not empty.
-        """
-        with whole_folder(folder) as written:
-            write_json(written / "result.json", self.to_dict())
-            arrays = {}
-            for kind in ("example_losses", "predictions", "references"):
-                arrays.update({f"{kind}/{name}": values for name, values in getattr(self, kind).items()})
-            save_file(arrays, written / "examples.safetensors")
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "ConnectivityResult":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: there is no result in `folder`.
-            ValueError: it was written by a version that is not known here.
-        """
-        folder = Path(folder)
-        data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        if data.get("schema_version") != _SCHEMA_VERSION:
-            raise ValueError(
-                f"{folder} holds a result of schema version {data.get('schema_version')}, this version reads "
-                f"{_SCHEMA_VERSION}: measure again, or use the version of hf_cbft that wrote it."
-            )
-        arrays = load_file(folder / "examples.safetensors")
-        kinds: dict[str, dict[str, np.ndarray]] = {"example_losses": {}, "predictions": {}, "references": {}}
-        for name in data["losses"]:
-            for kind, values in kinds.items():
-                values[name] = arrays[f"{kind}/{name}"]
-        return cls(
-            alphas=np.array(data["alphas"]),
-            losses={name: np.array(values) for name, values in data["losses"].items()},
-            metrics={
-                name: {metric: np.array(values, dtype=np.float64) for metric, values in by_metric.items()}
-                for name, by_metric in data["metrics"].items()
-            },
-            barriers={name: Barrier(**barrier) for name, barrier in data["barriers"].items()},
-            settings=data["settings"],
-            **kinds,
-        )
-
-    def plot(self, file: str | Path) -> None:
-        """Draw the loss and the first metric of every set along the path; the suffix of `file` names the format."""
-        from hf_cbft.plotting import plot_result
-
-        plot_result(self.to_dict(), file)
-
-    def __str__(self) -> str:
-        lines = [
-            f"{self.settings['path']} path, {len(self.alphas)} points, from {self.settings['start']} (alpha 0) to "
-            f"{self.settings['end']} (alpha 1)"
-        ]
-        rows = [["set", "n", "loss at 0", "at 1", "barrier", "at alpha", self._band_title(), "connected"]]
-        metric_names = list(next(iter(self.metrics.values()), {}))
-        rows[0][4:4] = [f"{name} {end}" for name in metric_names for end in ("at 0", "at 1")]
-        for name, barrier in self.barriers.items():
-            ends = [f"{self.losses[name][0]:.3f}", f"{self.losses[name][-1]:.3f}"]
-            for metric in metric_names:
-                values = self.metrics[name][metric]
-                ends += [f"{values[0]:.3f}", f"{values[-1]:.3f}"]
-            band = format_band(barrier.low, barrier.high, digits=3)
-            rows.append(
-                [name, str(self.references[name].size), *ends, f"{barrier.height:.3f}", f"{barrier.alpha:.2f}", band]
-                + [_VERDICTS[barrier.connected]]
-            )
-        lines += format_table(rows)
-        lines.append("barrier in nats, by convention:")
-        conventions = [["set", *BASELINES]]
-        for name, losses in self.losses.items():
-            heights = [compute_barrier(self.alphas, losses, baseline).height for baseline in BASELINES]
-            conventions.append([name, *(f"{height:.3f}" for height in heights)])
-        return "\n".join([*lines, *format_table(conventions)])
-
-    def _band_title(self) -> str:
-        return f"{100 * self.settings['confidence']:g} % band"
-
-
-def format_band(low: float | None, high: float | None, digits: int) -> str:
-    """`low to high`, with a dash for a bound that the examples do not give."""
-    return " to ".join("-" if bound is None else f"{bound:.{digits}f}" for bound in (low, high))
-
-
-def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with aligned columns: the first to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
+    alphas: np.ndarray
+    sets: dict[str, Any]
+    groups: dict[str, np.ndarray | None]
 
 
 class ConnectivityEvaluator:
     """Measure loss and metrics along the path between two checkpoints of one architecture.
 
-    `start` is the model that is moved along the path; afterwards, and also after an exception, it is bit for bit what
-    it was, its modes included. `end` is only read.
+    One model is moved along the path: `start`, or for adapters the one whose adapter is scaled. Afterwards, and also
+    after an exception, it is bit for bit what it was, its modes included; the other end is only read. Where both ends
+    are folders or Hub ids, no second model is kept: `end` is read from its files at each point. Adapters on one base
+    need that base alone.
+
+    On several processes (`accelerate launch`) each makes the same calls with the same data: the batches are those of
+    one process, dealt to the ranks, and every rank gets the whole result.
 
     Args:
-        start (`str`, `Path` or `PreTrainedModel`): a folder, a Hub id, `org/name@revision`, or a model. Alpha = 0.
+        start (`str`, `Path` or `PreTrainedModel`):
+            A folder, a Hub id, `org/name@revision`, a model, or an adapter: `base+adapter`, its folder, a `PeftModel`.
+            Alpha = 0.
         end (`str`, `Path` or `PreTrainedModel`): the same. Alpha = 1.
-        processing_class (*optional*): image processor or tokenizer, for rows that hold an `image` or a `text`.
+        processing_class (*optional*):
+            Image processor, tokenizer or feature extractor, for rows that hold an `image`, a `text` or an `audio`.
         data_collator (`Callable`, *optional*): from rows to a batch with `labels`; `None` uses [`InputCollator`].
-        batch_size (`int`, *optional*, defaults to 32): rows in a forward pass.
-        metrics (`Sequence`, *optional*, defaults to `("accuracy",)`): names, `evaluate` modules, or functions of
+        batch_size (`int`, *optional*, defaults to 32): rows in a forward pass; halved where memory runs out.
+        metrics (`Sequence`, *optional*, defaults to `("accuracy",)`):
+            Names (`"accuracy"`, `"worst_group_accuracy"`, `"perplexity"`, `"f1"`), `evaluate` modules, or functions of
             (predictions, references).
         calibration_dataset (*optional*): clean training rows on which BatchNorm statistics are estimated anew at each
             interior point. Models without BatchNorm do not need it.
         trust_remote_code (`bool`, *optional*, defaults to `False`): whether code from a repository may run.
+        dtype, device_map, token, allow_pickle (*optional*): see [`~hf_cbft.checkpoints.loading.LoadOptions`].
 
     Raises:
-        ValueError: end points with other parameter names, shapes (the first three are named) or dtypes, an unknown
-        metric, a batch size below 1, an empty calibration set.
+        ValueError: end points with other parameter names, shapes (the first three are named) or dtypes, NaN in their
+        weights, an adapter on another base, an unknown metric, a batch size below 1, an empty calibration set.
+        NotImplementedError: a model that measures something else than this knows.
     """
 
     def __init__(
@@ -215,6 +102,11 @@ class ConnectivityEvaluator:
         metrics: Sequence[Any] = ("accuracy",),
         calibration_dataset: Any = None,
         trust_remote_code: bool = False,
+        *,
+        dtype: Any = None,
+        device_map: Any = None,
+        token: str | None = None,
+        allow_pickle: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size}: give at least 1.")
@@ -222,168 +114,262 @@ class ConnectivityEvaluator:
             check_not_empty(calibration_dataset, "calibration_dataset")
         self.metrics = resolve_metrics(metrics)
         self.names = {"start": source_name(start), "end": source_name(end)}
-        self.model = load_model(start, trust_remote_code)
-        self.end_weights = named_weights(load_model(end, trust_remote_code))
-        start_weights = named_weights(self.model)
-        check_same_weights(start_weights, self.end_weights, "The end point")
-        other = [name for name, weight in start_weights.items() if weight.dtype != self.end_weights[name].dtype]
-        if other:
-            raise ValueError(
-                f"{other[0]} is {start_weights[other[0]].dtype} at the start and {self.end_weights[other[0]].dtype} "
-                "at the end, so rounding would keep the path from its end: load both models in one dtype."
-            )
-        self.collator = InputCollator(self.model, processing_class, data_collator)
-        self.batch_size = batch_size
+        self.options = LoadOptions(dtype, device_map, token, allow_pickle, trust_remote_code)
+        self._ends: Ends = open_ends(start, end, self.options)
+        self.model = self._ends.model
+        self.processing_class = processing_class
         self.calibration_dataset = calibration_dataset
+        self.batch_size = batch_size
+        self._scorer = Scorer(self.model)
+        self.collator = InputCollator(base_model(self.model), processing_class, data_collator)
 
     def evaluate(
         self,
         datasets: Any,
-        path: str = "linear",
+        path: Any = "linear",
         num_points: int = 11,
         baseline: str = "chord",
         tolerance: float = 0.1,
         confidence: float = 0.95,
         num_resamples: int = 1000,
         seed: int = 0,
+        *,
+        alphas: Sequence[float] | None = None,
+        error_tolerance: float = 0.05,
+        group_column: str | None = None,
+        resume_dir: str | Path | None = None,
     ) -> ConnectivityResult:
         """Sweep the path once: P points times D sets are P x D passes, and a calibration pass for each interior point.
 
         Args:
             datasets (a data set, or `dict[str, data set]`): what is measured on, for example the four sets of
                 [`make_counterfactuals`]. A single one is called `"data"`.
-            path (`str`, *optional*, defaults to `"linear"`): the straight line.
+            path (`str`, `QuadraticPath`, `PolylinePath` or a list of checkpoints, *optional*, defaults to `"linear"`):
+                The straight line, a fitted curve (`hf_cbft.curves.fit_curve`), or checkpoints that the path goes
+                through in straight segments, for example those of a training run.
             num_points (`int`, *optional*, defaults to 11): P, evenly spaced from 0 to 1, at least 3.
             baseline, tolerance, confidence, num_resamples, seed (*optional*): see [`compute_barrier`].
+            alphas (`Sequence[float]`, *optional*): the points, from 0 to 1, instead of `num_points`.
+            error_tolerance (`float`, *optional*, defaults to 0.05):
+                The drop in accuracy, a fraction, up to which the ends count as connected in accuracy.
+            group_column (`str`, *optional*): column that holds the group of a row; each group gets its own barrier.
+            resume_dir (`str` or `Path`, *optional*):
+                Folder that keeps every point as it is measured. A second call with the same models, data and arguments
+                measures only what is missing.
 
         Returns:
             [`ConnectivityResult`]
 
         Raises:
             ValueError: an unknown path, fewer than 3 points, an empty set, no label column, labels beyond the model's
-            classes, or a loss that is not finite.
-            NotImplementedError: a model that does not give one row of class logits for each example.
+            classes, a loss that is not finite, or a `resume_dir` of another evaluation.
+            NotImplementedError: a model that does not give logits for what is labelled.
         """
-        if path != "linear":
-            raise ValueError(f'The path {path!r} is unknown: "linear" is the straight line.')
-        if num_points < 3:
-            raise ValueError(f"num_points = {num_points}: a barrier needs at least 3, both ends among them.")
-        check_statistics(baseline, confidence, num_resamples)
-        sets = dict(datasets) if isinstance(datasets, Mapping) else {"data": datasets}
-        if not sets:
-            raise ValueError("datasets is an empty dict: give at least one data set to measure on.")
-        num_classes = getattr(getattr(self.model, "config", None), "num_labels", None)
-        for name, dataset in sets.items():
-            check_not_empty(dataset, f"The data set {name!r}")
-            class_labels(dataset, f"The data set {name!r}", num_classes)
-        settings = {
-            **self.names,
-            "path": path,
-            "num_points": num_points,
-            "batch_size": self.batch_size,
-            "metrics": list(self.metrics),
-            "calibration_rows": 0 if self.calibration_dataset is None else len(self.calibration_dataset),
+        ends = self._ends.along(path)
+        statistics = {
             "baseline": baseline,
             "tolerance": tolerance,
+            "error_tolerance": error_tolerance,
             "confidence": confidence,
             "num_resamples": num_resamples,
             "seed": seed,
         }
-        alphas = np.linspace(0.0, 1.0, num_points)
-        losses, predictions, references = self._sweep(
-            alphas, {n: drop_unused_columns(d, self.model) for n, d in sets.items()}
-        )
-        return ConnectivityResult(
-            alphas=alphas,
-            losses={name: values.mean(axis=1) for name, values in losses.items()},
-            metrics={
-                name: {
-                    metric: np.array(
-                        [compute(point, references[name]) for point in predictions[name]], dtype=np.float64
-                    )
-                    for metric, compute in self.metrics.items()
-                }
-                for name in sets
-            },
-            barriers={
-                name: compute_barrier(
-                    alphas,
-                    values,
-                    baseline,
-                    tolerance=tolerance,
-                    confidence=confidence,
-                    num_resamples=num_resamples,
-                    seed=seed,
-                )
-                for name, values in losses.items()
-            },
-            example_losses=losses,
-            predictions=predictions,
-            references=references,
-            settings=settings,
-        )
+        plan = self.plan(datasets, _grid(num_points, alphas), group_column, statistics)
+        settings = {**self.names, "path": _path_name(path), **plan.settings}
+        store = None if resume_dir is None else self.store(Path(resume_dir), plan, settings, ends)
+        return self.follow(plan, settings, ends, store)
 
-    def _sweep(self, alphas: np.ndarray, sets: dict[str, Any]) -> tuple[dict[str, np.ndarray], ...]:
-        """Per-example losses (P, N), predictions (P, N) and labels (N,) of each set."""
-        losses: dict[str, list] = {name: [] for name in sets}
-        predictions: dict[str, list] = {name: [] for name in sets}
-        references: dict[str, np.ndarray] = {}
-        path = LinearPath(start=None, end=self.end_weights)
-        estimate = bool(batchnorm_modules(self.model))
-        if estimate and self.calibration_dataset is None:
+    def plan(
+        self, datasets: Any, alphas: np.ndarray, group_column: str | None, statistics: Mapping[str, Any]
+    ) -> "Plan":
+        """What is measured at each point of a path, checked; it serves every path of the same model."""
+        check_statistics(statistics["baseline"], statistics["confidence"], statistics["num_resamples"])
+        sets = dict(datasets) if isinstance(datasets, Mapping) else {"data": datasets}
+        if not sets:
+            raise ValueError("datasets is an empty dict: give at least one data set to measure on.")
+        groups = {name: self._checked(dataset, name, group_column) for name, dataset in sets.items()}
+        settings = {
+            **describe(self.options),
+            "num_points": len(alphas),
+            "batch_size": self.batch_size,
+            "metrics": list(self.metrics),
+            "calibration_rows": 0 if self.calibration_dataset is None else len(self.calibration_dataset),
+            "group_column": group_column,
+            **statistics,
+        }
+        sets = {name: drop_unused_columns(dataset, base_model(self.model)) for name, dataset in sets.items()}
+        return Plan(settings, alphas, sets, groups)
+
+    def store(self, folder: Path, plan: "Plan", settings: Mapping[str, Any], ends: Ends) -> PointStore:
+        """The folder that keeps the points of a plan, on the main rank; a `ValueError` where it is another's."""
+        identity = {"settings": settings, "alphas": plan.alphas.tolist(), "weights": ends.fingerprints()}
+        identity["rows"] = {name: len(dataset) for name, dataset in plan.sets.items()}
+        return on_main_rank(lambda: PointStore(folder, identity))
+
+    def follow(
+        self, plan: "Plan", settings: Mapping[str, Any], ends: Ends, store: "Store | None"
+    ) -> ConnectivityResult:
+        """Measure a plan between two ends. What the store has is not measured again."""
+        if batchnorm_modules(self.model) and self.calibration_dataset is None:
             logger.warning(
                 "The model has BatchNorm and no calibration_dataset was given: interior points use interpolated "
                 "running statistics, and part of a barrier may come from those alone."
             )
-            estimate = False
-        with evaluation_mode(self.model), tqdm(total=len(alphas) * len(sets), desc="Path", disable=None) as progress:
-            for alpha in alphas:
-                with at_point(self.model, path, alpha):
-                    if estimate and 0.0 < alpha < 1.0:
-                        recalibrate(self.model, self._batches(self.calibration_dataset), self._logits)
-                    for name, dataset in sets.items():
-                        point = [self._losses_of(batch) for batch in self._batches(dataset)]
-                        by_kind = [np.concatenate(parts) for parts in zip(*point, strict=True)]
-                        losses[name].append(by_kind[0])
-                        predictions[name].append(by_kind[1])
-                        references[name] = by_kind[2]
-                        progress.update()
-        return (
-            {name: np.stack(values) for name, values in losses.items()},
-            {name: np.stack(values) for name, values in predictions.items()},
-            references,
+        passes = self._passes()
+        points: list[Point] = []
+        metrics: list[dict[str, dict[str, float]]] = []
+        total = len(plan.alphas) * len(plan.sets)
+        with evaluation_mode(self.model), tqdm(total=total, desc="Path", disable=rank() > 0 or None) as progress:
+            for index, alpha in enumerate(plan.alphas):
+                name = f"point-{index:04d}"
+                point = on_main_rank(lambda: store and store.load(name))  # noqa: B023
+                if point is None:
+                    with ends.at(alpha):
+                        if self._calibrates and 0.0 < alpha < 1.0:
+                            passes.calibrate(self.calibration_dataset)
+                        point = _measured(passes, plan.sets, progress)
+                    on_main_rank(lambda: store and store.save(name, point))  # noqa: B023
+                else:
+                    if not points:
+                        passes.batch_size = point.batch_size
+                        _check_same_data({part: passes.digest(rows, part) for part, rows in plan.sets.items()}, point)
+                    progress.update(len(plan.sets))
+                if points and point.batch_size == points[0].batch_size:
+                    _check_same_data(point.digests, points[0])
+                _check_finite(point, alpha)
+                points.append(point)
+                # At once, so that a metric that fails does so at the first point.
+                metrics.append({n: self._metrics(scores, plan.groups[n]) for n, scores in point.scores.items()})
+        return _result(settings, plan.alphas, points, metrics, plan.groups)
+
+    def save_point(self, alpha: float, folder: str | Path, path: Any = "linear") -> None:
+        """Write the model at a point of the path as an ordinary checkpoint: a soup of both, where they are connected.
+
+        BatchNorm statistics are those of `calibration_dataset`; an adapter is merged into its base. With the weights
+        go the processing class and a model card.
+
+        Args:
+            alpha (`float`): in [0, 1].
+            folder (`str` or `Path`): new, or empty.
+            path (*optional*, defaults to `"linear"`): as in `evaluate`.
+
+        Raises:
+            ValueError: alpha outside [0, 1], or an unknown path.
+            FileExistsError: the folder exists and is not empty.
+        """
+        ends = self._ends.along(path)
+        check_alpha(alpha)
+        with ends.at(alpha), whole_folder(folder) as written:
+            if self._calibrates and 0.0 < alpha < 1.0:
+                self._passes().calibrate(self.calibration_dataset)
+            save_ordinary(self.model, written)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(written)
+            write_text(written / "README.md", _card(self.names, alpha, _path_name(path)))
+
+    @property
+    def _calibrates(self) -> bool:
+        return self.calibration_dataset is not None and bool(batchnorm_modules(self.model))
+
+    def _passes(self) -> Passes:
+        return Passes(self.model, self._scorer, self.collator, self.batch_size)
+
+    def _checked(self, dataset: Any, name: str, group_column: str | None) -> np.ndarray | None:
+        """The groups of a data set's rows, where they are asked for; refuses what cannot be measured."""
+        what = f"The data set {name!r}"
+        check_not_empty(dataset, what)
+        if self._scorer.task == "classification":
+            class_labels(dataset, what, self._scorer.num_classes)
+        return None if group_column is None else group_values(dataset, group_column, what)
+
+    def _metrics(self, scores: Scores, groups: np.ndarray | None) -> dict[str, float]:
+        parts = (scores.losses, scores.weights, scores.correct, scores.predictions, scores.references, groups)
+        return {name: compute(Outcome(*parts)) for name, compute in self.metrics.items()}
+
+
+def _result(
+    settings: Mapping[str, Any],
+    alphas: np.ndarray,
+    points: list[Point],
+    metrics: list[dict[str, dict[str, float]]],
+    groups: dict[str, np.ndarray | None],
+) -> ConnectivityResult:
+    first = points[0].scores
+    labelled = [name for name, scores in first.items() if scores.references is not None]
+    return with_barriers(
+        settings,
+        alphas=alphas,
+        metrics={
+            name: {metric: np.array([point[name][metric] for point in metrics]) for metric in metrics[0][name]}
+            for name in first
+        },
+        example_losses={name: np.stack([point.scores[name].losses for point in points]) for name in first},
+        example_correct={name: np.stack([point.scores[name].correct for point in points]) for name in first},
+        weights={name: scores.weights for name, scores in first.items()},
+        predictions={name: np.stack([point.scores[name].predictions for point in points]) for name in labelled},
+        references={name: first[name].references for name in labelled},
+        groups={name: values for name, values in groups.items() if values is not None},
+    )
+
+
+def _measured(passes: Passes, sets: dict[str, Any], progress: Any) -> Point:
+    scores, digests = {}, {}
+    for name, dataset in sets.items():
+        scores[name], digests[name] = passes.scores(dataset, f"the data set {name!r}")
+        if not scores[name].weights.any():
+            raise ValueError(f"The data set {name!r} has no labelled tokens: all of its labels are -100.")
+        progress.update()
+    return Point(scores, digests, passes.batch_size)
+
+
+def _check_same_data(digests: Mapping[str, str], point: Point) -> None:
+    """The points of a path are compared example by example: each has to see the same ones."""
+    changed = [name for name, digest in digests.items() if digest != point.digests[name]]
+    if changed:
+        raise ValueError(
+            f"The data set {changed[0]!r} is not the same at every point: its rows changed, or something random (an "
+            "augmentation, a masking collator) draws anew each time. Draw once, and keep the rows."
         )
 
-    def _batches(self, dataset: Any) -> Iterator[dict[str, torch.Tensor]]:
-        """One pass in order. A last batch of one row, which has no batch statistics, joins the one before."""
-        rows = range(len(dataset))
-        batches = [list(rows[first : first + self.batch_size]) for first in range(0, len(rows), self.batch_size)]
-        if self.batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
-            batches[-2:] = [batches[-2] + batches[-1]]
-        # A generator of its own: iterating a loader draws from the global one otherwise.
-        loader = DataLoader(
-            dataset,
-            batch_sampler=batches,
-            collate_fn=self.collator,
-            generator=torch.Generator(),  # type: ignore[arg-type]
-        )
-        device = next(self.model.parameters()).device
-        for batch in loader:
-            yield {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}
 
-    @torch.no_grad()
-    def _logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        outputs = self.model(**{name: value for name, value in batch.items() if name != "labels"})
-        return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
-
-    def _losses_of(self, batch: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if "labels" not in batch:
-            raise ValueError("The data_collator made a batch without labels: the loss needs them.")
-        logits, labels = self._logits(batch), batch["labels"]
-        if logits.ndim != 2 or labels.ndim != 1:
-            raise NotImplementedError(
-                f"{type(self.model).__name__} gives logits of shape {tuple(logits.shape)} for labels of shape "
-                f"{tuple(labels.shape)}: the evaluator measures classification, one row of class logits an example."
+def _check_finite(point: Point, alpha: float) -> None:
+    for name, scores in point.scores.items():
+        if not np.isfinite(scores.losses).all():
+            raise ValueError(
+                f"The loss at alpha = {alpha:g} is not finite on {name!r}, so the path has no barrier there to speak "
+                "of: in half precision, try float32; else look at the weights there."
             )
-        losses = F.cross_entropy(logits.double(), labels, reduction="none")
-        return losses.cpu().numpy(), logits.argmax(dim=-1).cpu().numpy(), labels.cpu().numpy()
+
+
+def _grid(num_points: int, alphas: Sequence[float] | None) -> np.ndarray:
+    """The points, checked: at least 3, from 0 to 1."""
+    if alphas is None:
+        if num_points < 3:
+            raise ValueError(f"num_points = {num_points}: a barrier needs at least 3, both ends among them.")
+        return np.linspace(0.0, 1.0, num_points)
+    grid = np.array(alphas, dtype=np.float64)
+    if grid.ndim != 1 or grid.size < 3 or grid[0] != 0.0 or grid[-1] != 1.0 or not (np.diff(grid) > 0.0).all():
+        raise ValueError(
+            f"alphas = {list(alphas)}: give at least 3 points in rising order, from 0.0 to 1.0; a barrier needs both "
+            "ends and something between them."
+        )
+    return grid
+
+
+def _path_name(path: Any) -> str:
+    if isinstance(path, QuadraticPath):
+        return "quadratic"
+    if isinstance(path, PolylinePath):
+        return "polyline"
+    return path if isinstance(path, str) else f"polyline through {', '.join(map(source_name, path))}"
+
+
+def _card(names: Mapping[str, str], alpha: float, path: str) -> str:
+    """The model card of a point, with the metadata that the Hub reads."""
+    bases = [name for name in names.values() if "/" in name and not Path(name).exists()]
+    data = ModelCardData(library_name="transformers", tags=["hf_cbft", "merge"], base_model=bases or None)
+    return (
+        f"---\n{data.to_yaml()}\n---\n\n# A point between two checkpoints\n\n"
+        f"The weights at alpha = {alpha:g} of the {path} path from {names['start']} (alpha 0) to {names['end']} "
+        "(alpha 1), written by hf_cbft. Running statistics of BatchNorm, where there are any, were estimated anew.\n"
+    )

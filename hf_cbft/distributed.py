@@ -21,6 +21,19 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather_objects(value: T) -> list[T]:
+    """`value` of every rank, in their order, on every rank."""
+    if world_size() == 1:
+        return [value]
+    gathered: list = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
 @torch.no_grad()
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """The sum of `values` over all ranks, without a gradient; `values` stay what they are."""

@@ -40,6 +40,20 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
 
 
+def sharded_like(live: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """This rank's shard of a whole weight, where the model's own is sharded (`DTensor`)."""
+    if not hasattr(live, "to_local") or hasattr(weight, "to_local"):
+        return local(weight)
+    from torch.distributed.tensor import distribute_tensor
+
+    # Rank 0's values count: loading that spares memory leaves the others without.
+    device = torch.device(live.device_mesh.device_type)  # type: ignore[attr-defined]
+    if device.type != "cpu":
+        device = torch.device(device.type, dist.get_rank() % torch.get_device_module(device.type).device_count())
+    whole = torch.empty_like(weight, device=device) if weight.is_meta else weight.to(device)
+    return local(distribute_tensor(whole, live.device_mesh, live.placements))  # type: ignore[attr-defined]
+
+
 def _without_tied_names(model: nn.Module, anchor: Weights) -> Weights:
     """A state dict names tied weights once for each place they are in; here each tensor has one name."""
     names: dict[int, str] = {}

@@ -19,14 +19,15 @@ from peft import PeftConfig, PeftModel, PeftType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from hf_cbft.checkpoints.loading import load_model, split_revision
+from hf_cbft.checkpoints.loading import load_model
+from hf_cbft.checkpoints.sources import split_revision
 from hf_cbft.fingerprint import fingerprint
 from hf_cbft.interpolation import named_weights
 from hf_cbft.reference import WeightReference, moving_weights
 
 # What a LoRA layer keeps of each adapter.
 _FACTORS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
-_PARTS = (*_FACTORS, "lora_dropout", "scaling")
+_PARTS = (*_FACTORS, "lora_dropout", "lora_bias", "scaling")
 _TOKENS, _ORIGINAL_TOKENS = ".token_adapter.trainable_tokens_delta", ".token_adapter.trainable_tokens_original"
 _REFERENCE = "cbft_reference"
 _LOADED = "cbft_loaded"
@@ -58,6 +59,52 @@ def add_adapter(model: nn.Module, peft_config: Any) -> PeftModel:
         raise ValueError("The model has an adapter already: leave peft_config out, or pass the base model.")
     _check_config(peft_config)
     return get_peft_model(model, peft_config)
+
+
+def adapter_config(source: str, token: str | None = None) -> Any:
+    """The configuration of the adapter at a folder or Hub id, or `None` where there is a model and no adapter."""
+    name, revision = split_revision(source)
+    try:
+        return PeftConfig.from_pretrained(name, revision=revision, token=token)
+    except ValueError:  # no adapter_config.json
+        return None
+
+
+def load_adapter(model: nn.Module, base: str, source: str, token: str | None = None) -> PeftModel:
+    """A model with the adapter from a folder or Hub id, all that the adapter trained marked as trainable.
+
+    Args:
+        model (`torch.nn.Module`): the base; it is wrapped, not copied.
+        base (`str`): where it comes from.
+        source (`str`): of the adapter.
+
+    Raises:
+        ValueError: there is no adapter, or it was trained on another base.
+    """
+    config = adapter_config(source, token)
+    if config is None:
+        raise ValueError(f"{source} holds no adapter (there is no adapter_config.json): give base+adapter.")
+    own = config.base_model_name_or_path
+    if own and _last_part(own) != _last_part(base):
+        raise ValueError(
+            f"The adapter {source} was trained on {own}, not on {base}: give {own}+{source}, or, where {base} is a "
+            "copy of it, load the adapter yourself and pass the model."
+        )
+    name, revision = split_revision(source)
+    try:
+        return PeftModel.from_pretrained(model, name, revision=revision, token=token, is_trainable=True)
+    except RuntimeError as error:  # sizes that do not match
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"The adapter {source} does not fit on {base}: {reason}") from error
+
+
+def _last_part(name: str) -> str:
+    return Path(split_revision(name)[0]).name
+
+
+def merged(model: PeftModel) -> nn.Module:
+    """The model with its adapter added to the weights, as an ordinary one; `model` is used up."""
+    return model.merge_and_unload()
 
 
 def check_adapter(model: PeftModel) -> None:
@@ -298,7 +345,7 @@ def adapter_reference(
         parts = {} if _is_new(model, adapter) else _parts(model, adapter)
         return AdapterReference(model, adapter, parts, others, device, dtype)
     if isinstance(ref_model, (str, Path)):
-        ref_config = _adapter_config(str(ref_model))
+        ref_config = adapter_config(str(ref_model))
         if ref_config is None:
             ref_model = load_model(ref_model)
         else:
@@ -311,15 +358,6 @@ def adapter_reference(
     (ref_adapter,) = ref_model.active_adapters
     starts = _starting_values(others, adapter, ref_model, ref_adapter)
     return AdapterReference(model, adapter, _parts(ref_model, ref_adapter), starts, device, dtype)
-
-
-def _adapter_config(source: str) -> Any:
-    """The adapter's configuration, or `None` where there is a model and no adapter."""
-    name, revision = split_revision(source)
-    try:
-        return PeftConfig.from_pretrained(name, revision=revision)
-    except ValueError:  # no adapter_config.json
-        return None
 
 
 def _loaded_reference(
@@ -347,16 +385,64 @@ def _loaded_reference(
             model.set_adapter(adapter)
 
 
-def _check_same_base(model: PeftModel, ref_model: nn.Module, trained: set[str]) -> None:
+def path_reference(
+    model: PeftModel, other: PeftModel | nn.Module | Mapping[str, torch.Tensor] | str
+) -> AdapterReference:
+    """The reference of an evaluation: the other end of the path of an adapter that need not be set up for training.
+
+    Args:
+        model (`PeftModel`): its active adapter is scaled.
+        other (`PeftModel`, `torch.nn.Module`, `Mapping[str, torch.Tensor]` or `str`):
+            Another adapter on the same base, the base (a model, or its weights), or where another adapter is stored.
+
+    Raises:
+        ValueError: `other` is on another base, or trains modules that `model` does not.
+        NotImplementedError: a stored adapter that brings biases, which would take the place of the model's.
+    """
+    (adapter,) = model.active_adapters
+    with _marked_as_trained(model, adapter):
+        if isinstance(other, str):
+            for config in (model.peft_config[adapter], adapter_config(other)):
+                if config is not None and config.bias != "none":
+                    raise NotImplementedError(f"An adapter trains biases (bias={config.bias!r}) of the base itself.")
+            return adapter_reference(model, other)
+        others = {name: tensor.detach() for name, tensor in _other_trained(model, adapter).items()}
+        if isinstance(other, Mapping):
+            return AdapterReference(model, adapter, {}, _values_in_base(others, model, adapter, other))
+        _check_same_base(model, other, {_start_name(name) for name in others}, "The other end")
+        if not isinstance(other, PeftModel):
+            return AdapterReference(model, adapter, {}, _values_in_base(others, model, adapter, named_weights(other)))
+        (other_adapter,) = other.active_adapters
+        starts = _starting_values(others, adapter, other, other_adapter)
+        return AdapterReference(model, adapter, _parts(other, other_adapter), starts)
+
+
+@contextmanager
+def _marked_as_trained(model: PeftModel, adapter: str) -> Iterator[None]:
+    """What the adapter trains needs gradients in the block; an adapter that was loaded to be used has none."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    bias = model.peft_config[adapter].bias
+    own = {id(layer.get_base_layer().bias) for layer in _layers(model).values() if hasattr(layer, "get_base_layer")}
+    try:
+        for name, parameter in model.named_parameters():
+            of_bias = (bias == "all" and name.endswith("bias")) or (bias == "lora_only" and id(parameter) in own)
+            parameter.requires_grad_(of_bias or f".{adapter}" in name)
+        yield
+    finally:
+        for parameter, needed in before:
+            parameter.requires_grad_(needed)
+
+
+def _check_same_base(model: PeftModel, ref_model: nn.Module, trained: set[str], what: str = "ref_model") -> None:
     own, given = base_weights(model), base_weights(ref_model)
     for name, tensor in own.items():
         if name in trained:  # a bias of the base
             continue
         other = given.get(name)
         if other is None or other.shape != tensor.shape or not torch.equal(other.to(tensor), tensor):
-            what = "is missing" if other is None else "differs"
+            how = "is missing" if other is None else "differs"
             raise ValueError(
-                f"ref_model is on another base: {name} {what} there. The path of an adapter starts at its own base, "
+                f"{what} is on another base: {name} {how} there. The path of an adapter starts at its own base, "
                 "or at another adapter on it."
             )
 

@@ -4,7 +4,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +62,122 @@ class LinearPath:
         """The weight of each anchor at `alpha`; they add up to 1."""
         alpha = check_alpha(alpha)
         return 1.0 - alpha, alpha
+
+
+@dataclass(frozen=True)
+class QuadraticPath:
+    r"""The Bezier curve gamma(alpha) = (1 - alpha)^2 * start + 2 alpha (1 - alpha) * middle + alpha^2 * end.
+
+    It starts in the direction of `middle` and arrives from there, but does not pass through it. With the average of
+    the ends as the middle it is the straight line. [`~hf_cbft.curves.fit_curve`] trains the middle.
+
+    Args:
+        start (`Mapping[str, torch.Tensor]`, *optional*):
+            Weights at alpha = 0, by parameter (and buffer) name. `None` stands for the live model: the weights that
+            the model has when it is put at a point.
+        middle (`Mapping[str, torch.Tensor]`, *optional*): The control point. `None` stands for the live model.
+        end (`Mapping[str, torch.Tensor]`, *optional*): Weights at alpha = 1. `None` stands for the live model.
+
+    Raises:
+        ValueError: more than one of the three is the live model.
+
+    Source: Garipov et al., NeurIPS 2018, section 3; Lubana et al., ICML 2023, section 2.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_cbft import at_point
+    >>> from hf_cbft.paths import QuadraticPath
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> path = QuadraticPath(*({"weight": torch.full((1, 1), value)} for value in (0.0, 4.0, 0.0)))
+    >>> path.coefficients(0.5)
+    (0.25, 0.5, 0.25)
+    >>> with at_point(model, path, 0.5):
+    ...     print(model.weight.item())
+    2.0
+
+    ```
+    """
+
+    start: Weights | None = None
+    middle: Weights | None = None
+    end: Weights | None = None
+
+    def __post_init__(self) -> None:
+        _check_one_live(("start", "middle", "end"), self.anchors)
+
+    @property
+    def anchors(self) -> tuple[Weights | None, Weights | None, Weights | None]:
+        return self.start, self.middle, self.end
+
+    def coefficients(self, alpha: float) -> tuple[float, float, float]:
+        """The weight of each anchor at `alpha`; they add up to 1."""
+        alpha = check_alpha(alpha)
+        return (1.0 - alpha) ** 2, 2.0 * alpha * (1.0 - alpha), alpha**2
+
+
+@dataclass(frozen=True)
+class PolylinePath:
+    r"""Straight segments from anchor to anchor, each over the same share of [0, 1].
+
+    Between the anchors k and k + 1 of n, gamma(alpha) = (1 - s) * anchors[k] + s * anchors[k + 1] with
+    s = alpha (n - 1) - k: for example through the checkpoints that one training run left behind.
+
+    Args:
+        anchors (`Sequence`):
+            Two or more weights by name, from alpha = 0 to alpha = 1. One of them may be `None`, the live model.
+
+    Raises:
+        ValueError: fewer than two anchors, or more than one that is the live model.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_cbft.paths import PolylinePath
+    >>> path = PolylinePath([{"weight": torch.full((1,), value)} for value in (0.0, 1.0, 5.0)])
+    >>> path.knots
+    (0.0, 0.5, 1.0)
+    >>> path.coefficients(0.625)
+    (0.0, 0.75, 0.25)
+
+    ```
+    """
+
+    anchors: Sequence[Weights | None]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "anchors", tuple(self.anchors))
+        if len(self.anchors) < 2:
+            raise ValueError(f"A polyline through {len(self.anchors)} anchors has no length: give two or more.")
+        _check_one_live([f"anchor {i}" for i in range(len(self.anchors))], self.anchors)
+
+    @property
+    def knots(self) -> tuple[float, ...]:
+        """The alpha of each anchor."""
+        segments = len(self.anchors) - 1
+        return tuple(i / segments for i in range(segments + 1))
+
+    def coefficients(self, alpha: float) -> tuple[float, ...]:
+        """The weight of each anchor at `alpha`; they add up to 1, and at most two of them are not 0."""
+        position = check_alpha(alpha) * (len(self.anchors) - 1)
+        # 0.1 * 3 is not 0.3: a grid's point at an anchor is meant to be the anchor.
+        if abs(position - round(position)) < 1e-9:
+            position = float(round(position))
+        first = min(int(position), len(self.anchors) - 2)
+        found = [0.0] * len(self.anchors)
+        found[first], found[first + 1] = first + 1.0 - position, position - first
+        return tuple(found)
+
+
+def _check_one_live(names: Sequence[str], anchors: Sequence[Weights | None]) -> None:
+    live = [name for name, anchor in zip(names, anchors, strict=True) if anchor is None]
+    if len(live) > 1:
+        raise ValueError(
+            f"{', '.join(live[:-1])} and {live[-1]} are None (the live model), and only one anchor can be: give the "
+            "weights of the others."
+        )
 
 
 def _uniforms(*key: int) -> tuple[float, float]:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from hf_cbft.fingerprint import fingerprint
-from hf_cbft.interpolation import at_point, check_same_weights, local, named_weights
+from hf_cbft.interpolation import at_point, check_same_weights, local, named_weights, sharded_like
 from hf_cbft.paths import LinearPath
 
 
@@ -59,7 +58,7 @@ class WeightReference:
         self._settled = True
         live = named_weights(model)
         for name, weight in self.weights.items():
-            weight = _sharded_like(live[name], weight.detach())
+            weight = sharded_like(live[name], weight.detach())
             dtype = self.dtype if weight.is_floating_point() else None
             self.weights[name] = weight.to(device=self.device or local(live[name]).device, dtype=dtype)
 
@@ -94,20 +93,6 @@ class WeightReference:
             )
         with at_point(model, LinearPath(start=self.weights), alpha, names=self.weights):
             yield
-
-
-def _sharded_like(live: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """This rank's shard of a whole weight, where the model's own is sharded (`DTensor`)."""
-    if not hasattr(live, "to_local") or hasattr(weight, "to_local"):
-        return local(weight)
-    from torch.distributed.tensor import distribute_tensor
-
-    # Rank 0's values count: loading that spares memory leaves the others without.
-    device = torch.device(live.device_mesh.device_type)  # type: ignore[attr-defined]
-    if device.type != "cpu":
-        device = torch.device(device.type, dist.get_rank() % torch.get_device_module(device.type).device_count())
-    whole = torch.empty_like(weight, device=device) if weight.is_meta else weight.to(device)
-    return local(distribute_tensor(whole, live.device_mesh, live.placements))  # type: ignore[attr-defined]
 
 
 def weight_reference(

@@ -7,29 +7,15 @@ from typing import Any
 
 from torch import nn
 from transformers import DataCollatorWithFlattening
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
+from hf_cbft.architectures import base_model, is_causal_lm
 from hf_cbft.config import CBFTConfig
 from hf_cbft.data.columns import check_not_empty, class_labels, completion_classes
 from hf_cbft.representations import check_single_label, find_representation_layer
 from hf_cbft.step import RepresentationReader
 
 logger = logging.get_logger(__name__)
-
-
-def has_adapter(model: Any) -> bool:
-    """Whether the model is a `PeftModel`, told without importing peft."""
-    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
-
-
-def base_model(model: Any) -> Any:
-    """The model inside of a `PeftModel`; any other as it is."""
-    return model.get_base_model() if has_adapter(model) else model
-
-
-def is_causal_lm(model: Any) -> bool:
-    return type(base_model(model)).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
 @dataclass(frozen=True)

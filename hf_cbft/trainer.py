@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 from transformers import TrainerCallback, set_seed
 from transformers.utils import logging
 
+from hf_cbft.architectures import base_model, has_adapter
 from hf_cbft.checkpointing import ExactResumeTrainer
 from hf_cbft.checkpoints.loading import load_model
 from hf_cbft.config import CBFTConfig
@@ -24,7 +25,7 @@ from hf_cbft.paths import sample_alpha
 from hf_cbft.reference import weight_reference
 from hf_cbft.resume import RunState, check_same_reference, load_reference, run_settings, store_reference
 from hf_cbft.step import CBFTStep, counted, mean_loss
-from hf_cbft.task import base_model, find_task, has_adapter
+from hf_cbft.task import find_task
 
 logger = logging.get_logger(__name__)
 

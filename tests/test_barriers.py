@@ -10,11 +10,13 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 
 from hf_cbft import barriers, compute_barrier
-from hf_cbft.barriers import BASELINES
+from hf_cbft.barriers import BASELINES, group_barriers
 
 ALPHAS = [0.0, 0.25, 0.5, 1.0]
+THREE = [0.0, 0.5, 1.0]
 GRID = np.linspace(0.0, 1.0, 11)
 BUMP = 4.0 * GRID * (1.0 - GRID)
 
@@ -182,9 +184,6 @@ def test_outlier_beside_an_end_does_not_hide_the_barrier():
     assert compute_barrier(GRID, losses).connected is False
 
 
-THREE = [0.0, 0.5, 1.0]
-
-
 @pytest.mark.parametrize(
     ("alphas", "losses", "settings", "message"),
     [
@@ -228,6 +227,229 @@ def test_large_sets_are_quick_and_bounded_in_memory():
     tracemalloc.stop()
     assert seconds < 5.0
     assert peak < 300e6
+
+
+def make_weights(seed=0, num_examples=40):
+    return np.random.default_rng([seed, 1]).integers(1, 51, num_examples)
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize("num_examples", [2, 40, 537])
+@pytest.mark.parametrize("weight", [1, 7])
+def test_equal_weights_are_no_weights(weight, num_examples, baseline):
+    """Bit for bit: a classification result that changes with the version, or with how its tokens are counted."""
+    losses = make_losses(num_examples=num_examples)
+    weighted = compute_barrier(GRID, losses, baseline, weights=np.full(num_examples, weight))
+    assert weighted == compute_barrier(GRID, losses, baseline)
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_weighted_height_is_that_of_the_mean_over_tokens(baseline):
+    """The barrier of a language model is that of its perplexity, not of the mean of its sequences."""
+    losses, weights = make_losses(), make_weights()
+    over_tokens = np.repeat(losses, weights, axis=1).mean(axis=1)
+    barrier, expected = (
+        compute_barrier(GRID, losses, baseline, weights=weights),
+        compute_barrier(GRID, over_tokens, baseline),
+    )
+    assert barrier.height == pytest.approx(expected.height, abs=1e-12)
+    assert barrier.alpha == expected.alpha
+    assert barrier.low < barrier.height < barrier.high
+
+
+def test_larger_end_is_the_larger_over_tokens():
+    """Start 4 against end 2 as means over examples, 1.3 against 2 over tokens."""
+    losses = [[1.0, 7.0], [3.0, 3.0], [2.0, 2.0]]
+    assert compute_barrier(THREE, losses, "max").height == -1.0
+    assert compute_barrier(THREE, losses, "max", weights=[19, 1]).height == 1.0
+
+
+@pytest.mark.parametrize("block", [200, 64])
+@pytest.mark.parametrize("confidence", [0.5, 0.95])
+def test_weighted_band_is_the_naive_one(confidence, block, monkeypatch):
+    """A slip in the sums of the ratio gives a band that looks right and is not."""
+    losses, weights = make_losses(), make_weights().astype(float)
+    monkeypatch.setattr(barriers, "_BLOCK", block * losses.shape[1])
+    excess = (losses - np.outer(1.0 - GRID, losses[0]) - np.outer(GRID, losses[-1]))[1:-1]
+    num_examples = len(weights)
+
+    def ratio_and_error(point, rows):
+        ratio = np.sum(weights[rows] * point[rows]) / np.sum(weights[rows])
+        squares = np.sum((weights[rows] * (point[rows] - ratio)) ** 2) * num_examples / (num_examples - 1)
+        return ratio, squares**0.5 / np.sum(weights[rows])
+
+    everything = [ratio_and_error(point, np.arange(num_examples)) for point in excess]
+    t, generator = [], np.random.default_rng(3)
+    for first in range(0, 200, block):
+        for rows in generator.integers(0, num_examples, size=(min(block, 200 - first), num_examples)):
+            drawn = [ratio_and_error(point, rows) for point in excess]
+            t.append([abs(r - ratio) / error for (r, error), (ratio, _) in zip(drawn, everything, strict=True)])
+    by_point = [sorted(values) for values in zip(*t, strict=True)]
+    worst = sorted(max(by_point[i].index(value) for i, value in enumerate(replicate)) for replicate in t)
+    rank = int(np.quantile(worst, confidence, method="higher"))
+    low, high = (
+        max(ratio + sign * values[rank] * error for (ratio, error), values in zip(everything, by_point, strict=True))
+        for sign in (-1.0, 1.0)
+    )
+    barrier = compute_barrier(
+        GRID, losses, confidence=confidence, num_resamples=200, seed=3, weights=weights.astype(int)
+    )
+    np.testing.assert_allclose((barrier.low, barrier.high), (low, high), rtol=0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_examples_without_tokens_change_nothing(baseline):
+    """A sequence of padding alone: its mean loss is 0 / 0, and it must not be drawn either."""
+    losses, weights = make_losses(), make_weights()
+    padded, counts = np.insert(losses, [0, 7, 40], np.nan, axis=1), np.insert(weights, [0, 7, 40], 0)
+    expected = compute_barrier(GRID, losses, baseline, weights=weights)
+    assert compute_barrier(GRID, padded, baseline, weights=counts) == expected
+    one_left = np.zeros(43)
+    one_left[5] = 3
+    assert compute_barrier(GRID, padded, baseline, weights=one_left).low is None
+
+
+def test_unit_of_weights_does_not_matter():
+    """Tokens or thousands of tokens."""
+    losses, weights = make_losses(), make_weights()
+    barrier, scaled = (compute_barrier(GRID, losses, weights=w) for w in (weights, weights / 1000.0))
+    for name in ("height", "low", "high"):
+        assert getattr(barrier, name) == pytest.approx(getattr(scaled, name), abs=1e-10)
+
+
+def test_sequence_is_one_example_however_long():
+    """Its tokens counted as examples of their own would claim a band several times too narrow."""
+    losses, weights = make_losses(), make_weights()
+    by_sequence = compute_barrier(GRID, losses, weights=weights)
+    by_token = compute_barrier(GRID, np.repeat(losses, weights, axis=1))
+    assert by_sequence.height == pytest.approx(by_token.height, abs=1e-12)
+    assert by_sequence.high - by_sequence.low > 3.0 * (by_token.high - by_token.low)
+
+
+@pytest.mark.parametrize(
+    ("losses", "weights", "message"),
+    [
+        (make_losses(alphas=THREE), [1.0] * 39, r"weights of shape \(39,\) do not fit 40 examples"),
+        (make_losses(alphas=THREE), np.ones((3, 40)), r"weights of shape \(3, 40\) do not fit 40 examples"),
+        (make_losses(alphas=THREE), [1.0] * 38 + [-2.0, 1.0], "weight of example 38 is -2: .*finite and not below 0"),
+        (make_losses(alphas=THREE), [float("nan")] + [1.0] * 39, "weight of example 0 is nan"),
+        (make_losses(alphas=THREE), [1.0] * 39 + [float("inf")], "weight of example 39 is inf"),
+        (make_losses(alphas=THREE), np.zeros(40), "All weights are 0"),
+        ([1.0, 2.0, 1.0], [1.0], "weights belong to examples, and these losses are means already"),
+    ],
+)
+def test_refused_weights(losses, weights, message):
+    """A wrong count of tokens makes every barrier wrong without a word."""
+    with pytest.raises(ValueError, match=message):
+        compute_barrier(THREE, losses, weights=weights)
+
+
+def test_groups_have_the_barriers_of_their_own_examples():
+    """A group that is measured on rows of another, or without the weights of its rows."""
+    losses, weights = make_losses(num_examples=60), make_weights(num_examples=60)
+    groups = np.array(["water", "land", "air"])[np.arange(60) % 3]
+    found = group_barriers(GRID, losses, groups, "mean", weights=weights, seed=5, tolerance=0.3)
+    assert list(found) == ["air", "land", "water"]
+    for start, name in enumerate(["water", "land", "air"]):
+        own = np.ascontiguousarray(losses[:, start::3])
+        expected = compute_barrier(GRID, own, "mean", weights=weights[start::3], seed=5, tolerance=0.3)
+        assert found[name] == expected
+    assert list(group_barriers(GRID, losses, groups, names=["water", "air"])) == ["air", "water"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "groups", "names", "message"),
+    [
+        (np.ones((3, 4)), ["a", "b", "a", "b"], ["a", "c"], "The group 'c' has no examples; the groups are a, b"),
+        (np.ones((3, 4)), ["a", "b"], None, r"2 groups do not fit losses of shape \(3, 4\)"),
+        (np.ones(3), ["a", "b", "a"], None, r"3 groups do not fit losses of shape \(3,\)"),
+    ],
+)
+def test_refused_groups(losses, groups, names, message):
+    """A group that is asked for and silently left out reads as one without a barrier."""
+    with pytest.raises(ValueError, match=message):
+        group_barriers(THREE, losses, groups, names=names)
+
+
+def test_no_error_in_few_examples_is_no_proof():
+    """20 right answers at every point: the share of wrong ones can still be a quarter."""
+    right = np.zeros((11, 20))
+    barrier = compute_barrier(GRID, right, tolerance=0.05, errors=True)
+    bound = 1.0 - (0.05 / 18) ** (1 / 20)
+    assert (barrier.low, barrier.height, barrier.high) == pytest.approx((-bound, 0.0, bound))
+    assert barrier.connected is None
+    assert compute_barrier(GRID, np.zeros((11, 2000)), tolerance=0.05, errors=True).connected is True
+    # A loss can be the same everywhere, and then it is.
+    assert compute_barrier(GRID, right, tolerance=0.05).connected is True
+
+
+def test_few_errors_get_the_exact_bound():
+    """Three of 200 fail in the middle: a bootstrap that seldom or never draws them gives any bound, or none."""
+    errors = np.zeros((3, 200))
+    errors[1, :3] = 1.0
+    barrier = compute_barrier(THREE, errors, errors=True)
+    assert barrier.height == pytest.approx(3 / 200)
+    assert barrier.low == pytest.approx(-beta.ppf(0.975, 1, 200))
+    assert barrier.high == pytest.approx(beta.ppf(0.975, 4, 197))
+    weights = np.r_[np.full(100, 1.0), np.full(100, 3.0)]
+    weighted = compute_barrier(THREE, errors, errors=True, weights=weights)
+    assert weighted.high == pytest.approx(1.5 * beta.ppf(0.975, 4, 197))
+
+
+def test_one_side_of_few_errors_is_bounded_alone():
+    """40 examples above the baseline, 3 below: the 40 are resampled as ever, only the 3 are bounded."""
+    errors = np.zeros((3, 200))
+    errors[1, :40] = 1.0
+    errors[[0, 2], 40:43] = 1.0
+    barrier = compute_barrier(THREE, errors, errors=True)
+    above = np.zeros((3, 200))
+    above[1, :40] = 1.0
+    # The risk is dealt evenly to the sides, so the 40 have half of it.
+    plain = compute_barrier(THREE, above, confidence=0.975)
+    assert barrier.height == pytest.approx(37 / 200)
+    assert barrier.high == pytest.approx(plain.high)
+    assert barrier.low == pytest.approx(plain.low - beta.ppf(0.975, 4, 197))
+
+
+def test_many_errors_have_the_band_of_any_values():
+    """The care for few events must not widen the band where there are many."""
+    errors = (np.random.default_rng(0).random((11, 500)) < 0.5).astype(float)
+    assert compute_barrier(GRID, errors, errors=True) == compute_barrier(GRID, errors)
+
+
+def test_band_of_errors_stays_within_what_errors_can_be():
+    """A drop in accuracy of more than everything."""
+    errors = np.zeros((3, 12))
+    errors[1, :11] = 1.0
+    barrier = compute_barrier(THREE, errors, errors=True)
+    assert barrier.low >= -1.0
+    assert barrier.high == 1.0
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_errors_are_fractions(value):
+    """Losses, or percentages, given as errors would get a band that means nothing."""
+    with pytest.raises(ValueError, match=f"errors lie between 0 and 1; got {min(value, 0):g} to {max(value, 1):g}"):
+        compute_barrier(THREE, [[0.0, 1.0], [value, 1.0], [0.0, 1.0]], errors=True)
+
+
+def test_band_covers_seldom_errors():
+    """Of 1,000 examples 30 fail somewhere on the path; a sample of 100 has seen about 3 of them."""
+    generator = np.random.default_rng(0)
+    population = np.zeros((11, 1000))
+    for example in range(30):
+        population[generator.integers(1, 5) : generator.integers(6, 10), example] = 1.0
+    truth = population.mean(axis=1).max()
+    covered = {True: 0, False: 0}
+    for seed in range(200):
+        drawn = population[:, np.random.default_rng(seed).integers(0, 1000, 100)]
+        for errors in covered:
+            barrier = compute_barrier(GRID, drawn, num_resamples=200, seed=seed, errors=errors)
+            low = -1.0 if barrier.low is None else barrier.low
+            high = 1.0 if barrier.high is None else barrier.high
+            covered[errors] += low <= truth <= high
+    assert covered[True] >= 0.95 * 200
+    assert covered[False] < covered[True]
 
 
 def simulated_losses(generator, noise, num_examples, truth):

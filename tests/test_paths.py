@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""The straight path's coefficients, and the points of it that training draws."""
+"""The coefficients of paths, and the points of it that training draws."""
 
 import random
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from hf_cbft import LinearPath
-from hf_cbft.paths import sample_alpha
+from hf_cbft import LinearPath, at_point
+from hf_cbft.paths import PolylinePath, QuadraticPath, sample_alpha
 
 SAMPLINGS = ("clipped_normal", "uniform")
 WEIGHTS = {"weight": torch.ones(2)}
@@ -102,3 +102,112 @@ def test_unknown_sampling_is_refused():
     """A misspelt sampling must not fall back to another one."""
     with pytest.raises(ValueError, match=r'alpha sampling \'normal\' is unknown: use "clipped_normal" or "uniform"'):
         sample_alpha(0, 0, sampling="normal")
+
+
+ANCHORS = [{"weight": torch.tensor([value])} for value in (1.0, 10.0, -4.0, 7.0, 2.0)]
+CURVES = {
+    "quadratic": QuadraticPath(*ANCHORS[:3]),
+    "polyline of 2": PolylinePath(ANCHORS[:2]),
+    "polyline of 4": PolylinePath(ANCHORS[:4]),
+}
+
+
+@pytest.mark.parametrize("path", CURVES.values(), ids=CURVES)
+def test_coefficients_of_a_curve_are_shares(path):
+    """Shares that do not add up to 1 scale the weights; a negative one extrapolates."""
+    for alpha in np.linspace(0.0, 1.0, 101):
+        coefficients = path.coefficients(float(alpha))
+        assert len(coefficients) == len(path.anchors)
+        assert min(coefficients) >= 0.0
+        assert sum(coefficients) == pytest.approx(1.0, abs=1e-15)
+
+
+@pytest.mark.parametrize("path", CURVES.values(), ids=CURVES)
+@pytest.mark.parametrize("alpha", [-0.01, 1.01, float("nan")])
+def test_a_curve_ends_at_0_and_1(path, alpha):
+    """Extrapolated or NaN weights would be measured without a word."""
+    with pytest.raises(ValueError, match="is not on the path"):
+        path.coefficients(alpha)
+
+
+def test_quadratic_path_is_the_bezier_curve():
+    """Another curve than the one that was fitted would be measured."""
+    path = QuadraticPath(start=None, middle=WEIGHTS, end=WEIGHTS)
+    assert path.anchors == (None, WEIGHTS, WEIGHTS)
+    assert path.coefficients(0) == (1.0, 0.0, 0.0)
+    assert path.coefficients(1) == (0.0, 0.0, 1.0)
+    assert path.coefficients(0.25) == (0.5625, 0.375, 0.0625)
+
+
+@pytest.mark.parametrize("number", range(2, 60))
+def test_polyline_is_at_an_anchor_at_each_knot(number):
+    """Also where k / (n - 1) is no binary fraction: the checkpoint itself is measured, not one beside it."""
+    path = PolylinePath([WEIGHTS] * number)
+    for grid in (path.knots, np.linspace(0.0, 1.0, number), np.arange(number) * (1.0 / (number - 1))):
+        for k, alpha in enumerate(grid):
+            assert path.coefficients(min(float(alpha), 1.0)) == tuple(float(i == k) for i in range(number))
+
+
+def test_polyline_is_straight_between_its_anchors():
+    """Each segment the same share of [0, 1], and none that skips an anchor."""
+    path = PolylinePath([WEIGHTS, None, WEIGHTS, WEIGHTS, WEIGHTS])
+    assert path.knots == (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert path.anchors[1] is None
+    assert path.coefficients(0.3125) == (0.0, 0.75, 0.25, 0.0, 0.0)
+    assert path.coefficients(0.9375) == (0.0, 0.0, 0.0, 0.25, 0.75)
+
+
+@pytest.mark.parametrize("path", CURVES.values(), ids=CURVES)
+def test_a_model_at_a_curves_point_has_the_weights_of_the_point(path):
+    """Exactly at the ends; in between to rounding; and the model is what it was afterwards."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    own = model.weight.item()
+    for alpha in (0.0, 0.2, 0.5, 0.9, 1.0):
+        expected = sum(c * a["weight"].item() for c, a in zip(path.coefficients(alpha), path.anchors, strict=True))
+        given = [{"weight": anchor["weight"].reshape(1, 1)} for anchor in path.anchors]
+        moved = QuadraticPath(*given) if isinstance(path, QuadraticPath) else PolylinePath(given)
+        with at_point(model, moved, alpha):
+            at_an_end = {0.0: path.anchors[0], 1.0: path.anchors[-1]}.get(alpha)
+            if at_an_end is not None:
+                assert model.weight.item() == at_an_end["weight"].item()
+            assert model.weight.item() == pytest.approx(expected, rel=1e-6)
+    assert model.weight.item() == own
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("anchors", [3, 5])
+def test_where_all_anchors_agree_the_point_does_too_bit_for_bit(anchors, dtype):
+    """Frozen weights must not pick up rounding on the way."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(50, 50, generator=generator).to(dtype)
+    given = [{"weight": weight.clone()} for _ in range(anchors)]
+    path = QuadraticPath(*given) if anchors == 3 else PolylinePath(given)
+    model = torch.nn.Linear(50, 50, bias=False, dtype=dtype)
+    for alpha in (0.1, 1.0 / 3.0, 0.5, 0.77):
+        with at_point(model, path, alpha):
+            assert torch.equal(model.weight, weight)
+
+
+def test_integers_follow_the_nearest_anchor():
+    """A mean of counters would be cut off to another number."""
+    model = torch.nn.Module()
+    model.register_buffer("count", torch.tensor(0))
+    path = QuadraticPath(*({"count": torch.tensor(value)} for value in (3, 8, 20)))
+    for alpha, expected in ((0.1, 3), (0.5, 8), (0.95, 20)):
+        with at_point(model, path, alpha):
+            assert model.count.item() == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: QuadraticPath(start=WEIGHTS), r"middle and end are None \(the live model\), and only one anchor"),
+        (lambda: QuadraticPath(), "start, middle and end are None"),
+        (lambda: PolylinePath([None, WEIGHTS, None]), "anchor 0 and anchor 2 are None"),
+        (lambda: PolylinePath([WEIGHTS]), "A polyline through 1 anchors has no length: give two or more"),
+    ],
+)
+def test_curves_that_are_none_are_refused(make, message):
+    """Two anchors that move together are another curve than the one that was asked for."""
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -11,7 +11,8 @@ from torch.func import functional_call
 from transformers import DataCollatorWithFlattening, LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from hf_cbft import CBFTConfig, CBFTTrainer, invariance_loss
-from hf_cbft.task import base_model, find_task, has_adapter, is_causal_lm
+from hf_cbft.architectures import base_model, has_adapter, is_causal_lm
+from hf_cbft.task import find_task
 
 NUM_CLASSES = 4
 

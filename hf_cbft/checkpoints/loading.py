@@ -1,49 +1,104 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""End points of a path: loaded from the Hub or a folder, or taken from memory."""
+"""End points of a path: loaded from the Hub or a folder, or taken from memory; weights that stay on the disk."""
 
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+from hf_cbft.checkpoints.sources import split_revision
+from hf_cbft.interpolation import named_weights
 
 
-def load_model(source: str | Path | nn.Module, trust_remote_code: bool = False) -> nn.Module:
+@dataclass(frozen=True)
+class LoadOptions:
+    """How end points are loaded.
+
+    Args:
+        dtype (`str` or `torch.dtype`, *optional*): of both ends; `None`: what each was saved in.
+        device_map (*optional*): as `from_pretrained` takes it; `None`: one device, the CPU.
+        token (`str`, *optional*): for private repositories; `None`: the one that `hf auth login` keeps.
+        allow_pickle (`bool`, *optional*, defaults to `False`):
+            Whether weights may come from pickle files, which are read with `torch.load(weights_only=True)`.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): whether code from the repository may run.
+    """
+
+    dtype: Any = None
+    device_map: Any = None
+    token: str | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+    def for_config(self, revision: str | None) -> dict[str, Any]:
+        """What `from_pretrained` of a configuration takes."""
+        options = {"trust_remote_code": self.trust_remote_code, "token": self.token, "revision": revision}
+        return {name: value for name, value in options.items() if value is not None}
+
+    def for_weights(self, revision: str | None) -> dict[str, Any]:
+        """What `from_pretrained` of a model takes."""
+        options = {**self.for_config(revision), "dtype": self.dtype, "device_map": self.device_map}
+        # With None, Transformers takes safetensors where they are, and else pickles, with weights_only=True.
+        options["use_safetensors"] = None if self.allow_pickle else True
+        return {name: value for name, value in options.items() if value is not None}
+
+
+def load_model(
+    source: str | Path | nn.Module, trust_remote_code: bool = False, options: LoadOptions | None = None
+) -> nn.Module:
     """The model behind `source`, in the class that its configuration names.
 
     Args:
         source (`str`, `Path` or `torch.nn.Module`):
             A folder, a Hub id, `org/name@revision`, or a model, which is handed back as it is.
         trust_remote_code (`bool`, *optional*, defaults to `False`): whether code from the repository may run.
+        options ([`LoadOptions`], *optional*): how to load, instead of `trust_remote_code`.
 
     Raises:
-        ValueError: the configuration names no class that Transformers has, or the folder holds no configuration.
+        ValueError: the configuration names no class that Transformers has, the folder holds no configuration, or
+        weights are missing or damaged.
         OSError: nothing can be loaded from there (raised by Transformers); weights in pickle files are not loaded.
     """
     if isinstance(source, nn.Module):
         return source
+    options = options or LoadOptions(trust_remote_code=trust_remote_code)
     name, revision = split_revision(str(source))
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if revision is not None:
-        options["revision"] = revision
-    config = AutoConfig.from_pretrained(name, **options)
-    return _model_class(config, name, options).from_pretrained(name, use_safetensors=True, **options)
+    config = AutoConfig.from_pretrained(name, **options.for_config(revision))
+    model_class = _model_class(config, name, options.trust_remote_code)
+    try:
+        model, found = model_class.from_pretrained(name, **options.for_weights(revision), output_loading_info=True)
+    except SafetensorError as error:
+        raise ValueError(f"The weights of {source} cannot be read ({error}): download or save them again.") from error
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ValueError(
+            f"{source} has no weights for {', '.join(missing[:3])}{more}, which {model_class.__name__} needs: "
+            "Transformers would draw them at random. Give a checkpoint that was trained for this task."
+        )
+    return model
 
 
-def split_revision(source: str) -> tuple[str, str | None]:
-    """`org/name@revision` in two. A folder keeps its name, whatever is in it."""
-    if "@" not in source or Path(source).exists():
+def split_adapter(source: str) -> tuple[str, str | None]:
+    """`base+adapter` in two, each with its revision. A folder keeps its name, whatever is in it."""
+    if "+" not in source or Path(source).exists():
         return source, None
-    name, _, revision = source.rpartition("@")
-    return name, revision
+    base, _, adapter = source.partition("+")
+    return base, adapter
 
 
-def _model_class(config: Any, name: str, options: dict[str, Any]) -> type[PreTrainedModel]:
+def _model_class(config: Any, name: str, trust_remote_code: bool) -> type[PreTrainedModel]:
     architectures = getattr(config, "architectures", None) or []
     auto_map = getattr(config, "auto_map", None) or {}
-    if options["trust_remote_code"]:
+    if trust_remote_code:
         for auto_class, reference in auto_map.items():
             if architectures and str(reference).endswith(f".{architectures[0]}"):
                 return getattr(transformers, auto_class)
@@ -61,3 +116,109 @@ def source_name(source: str | Path | nn.Module) -> str:
     if isinstance(source, nn.Module):
         return getattr(source, "name_or_path", "") or type(source).__name__
     return str(source)
+
+
+class StoredWeights(Mapping[str, torch.Tensor]):
+    """Weights by name that are read from their safetensors files when they are asked for.
+
+    Nothing is kept: a tensor that was read is a view of the file, whose pages the system drops when it needs them.
+
+    Args:
+        places (`dict[str, tuple[str, str]]`): the file of each weight, and its name there.
+        kept (`dict[str, torch.Tensor]`): weights that no file holds as they are.
+        dtypes (`dict[str, torch.dtype]`): what each is read as.
+    """
+
+    def __init__(
+        self,
+        places: dict[str, tuple[str, str]],
+        kept: dict[str, torch.Tensor],
+        dtypes: dict[str, torch.dtype],
+    ) -> None:
+        self._places, self._kept, self._dtypes = places, kept, dtypes
+        self._files = {file: safe_open(file, framework="pt") for file, _ in places.values()}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name in self._kept:
+            return self._kept[name]
+        file, key = self._places[name]
+        return self._files[file].get_tensor(key).to(self._dtypes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._dtypes)
+
+    def __len__(self) -> int:
+        return len(self._dtypes)
+
+
+def stored_weights(source: str | Path, options: LoadOptions) -> StoredWeights:
+    """The weights of a checkpoint as its model has them, left on the disk.
+
+    The model is loaded once, so that whatever Transformers does to a checkpoint (other names, tied weights, another
+    dtype) is done; then each of its weights is looked for in the files and, where the same bits are there, dropped.
+    """
+    model = load_model(source, options=options)
+    check_no_nan(named_weights(model), str(source))
+    weights = {name: tensor.detach() for name, tensor in named_weights(model).items()}
+    dtypes = {name: tensor.dtype for name, tensor in weights.items()}
+    del model
+    places: dict[str, tuple[str, str]] = {}
+    elsewhere: dict[tuple[int, ...], list[tuple[str, str]]] = {}
+    for file in _weight_files(source, options):
+        with safe_open(file, framework="pt") as stored:
+            for key in stored.keys():  # noqa: SIM118 (not a mapping)
+                if key in weights and _same(weights[key], stored.get_tensor(key)):
+                    places[key] = (file, key)
+                    del weights[key]
+                else:
+                    elsewhere.setdefault(tuple(stored.get_slice(key).get_shape()), []).append((file, key))
+    for name in list(weights):
+        for file, key in elsewhere.get(tuple(weights[name].shape), ()):
+            with safe_open(file, framework="pt") as stored:
+                if _same(weights[name], stored.get_tensor(key)):
+                    places[name] = (file, key)
+                    del weights[name]
+                    break
+    return StoredWeights(places, weights, dtypes)
+
+
+def _same(weight: torch.Tensor, stored: torch.Tensor) -> bool:
+    return weight.shape == stored.shape and torch.equal(weight.cpu(), stored.to(weight.dtype))
+
+
+def _weight_files(source: str | Path, options: LoadOptions) -> list[str]:
+    """The safetensors files of a checkpoint that was loaded before; none where its weights are pickles."""
+    name, revision = split_revision(str(source))
+    found = {
+        file: cached_file(
+            name,
+            file,
+            revision=revision,
+            token=options.token,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    }
+    if found[SAFE_WEIGHTS_NAME] is not None:
+        return [found[SAFE_WEIGHTS_NAME]]
+    if found[SAFE_WEIGHTS_INDEX_NAME] is None:
+        return []
+    index = Path(found[SAFE_WEIGHTS_INDEX_NAME])
+    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return [str(index.with_name(shard)) for shard in sorted(shards)]
+
+
+def check_no_nan(weights: Mapping[str, torch.Tensor], what: str) -> None:
+    """Raise a `ValueError` that names the first weight of `what` that holds a NaN."""
+    for name, tensor in weights.items():
+        local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        if local.is_floating_point() and torch.isnan(local).any():
+            raise ValueError(f"{what} has NaN in {name}: its training diverged, so give an earlier checkpoint.")
+
+
+def describe(options: LoadOptions) -> dict[str, Any]:
+    """The options that change what is measured, for the settings of a result."""
+    chosen = {name: asdict(options)[name] for name in ("dtype", "device_map")}
+    return {name: str(value) for name, value in chosen.items() if value is not None}

@@ -18,7 +18,13 @@ import hf_cbft
 # Each command is a module with `Arguments` (a dataclass), `check(arguments)` and `run(arguments)`. `POSITIONAL`, where
 # it is there, names the fields that are given without their flags; a last one that ends in "..." takes all that are
 # left.
-_COMMANDS = {"demo": "hf_cbft.cli.demo"}
+_COMMANDS = {
+    "check": "hf_cbft.cli.check",
+    "curve": "hf_cbft.cli.curve",
+    "demo": "hf_cbft.cli.demo",
+    "evaluate": "hf_cbft.cli.evaluate",
+    "matrix": "hf_cbft.cli.matrix",
+}
 
 # What an input is to blame for rather than this program.
 _INPUT_ERRORS = (ValueError, OSError, ImportError, NotImplementedError)

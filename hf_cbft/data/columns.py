@@ -1,16 +1,26 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where a data set keeps its labels, read without decoding images or running transforms."""
+"""Where a data set keeps its labels and groups, read without decoding images or running transforms."""
 
 import math
+import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Value
+from datasets import Audio, ClassLabel, Image, Value
+from PIL import Image as PILImage
 from torch.utils.data import IterableDataset
 
 LABEL_COLUMNS = ("labels", "label", "label_ids")
+# What a model takes as it is.
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "input_values", "input_features")
+MISSING = "(in a CSV file an empty cell, NA, None and null are all read as missing)"
+# What the decoders of images and sounds raise for a file that they cannot read.
+_DECODE_ERRORS = (
+    *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, TypeError, struct.error),
+    PILImage.DecompressionBombError,
+)
 
 
 def check_not_empty(dataset: Any, name: str) -> None:
@@ -123,7 +133,7 @@ def _classes_in(column: str, dataset: Any, name: str, num_classes: int | None = 
 def _holds_lists(dataset: Any, column: str) -> bool:
     """Whether a label column holds token labels; told by the features, or else by the first row."""
     if hasattr(dataset, "features"):
-        return not isinstance(dataset.features[column], (ClassLabel, Value))
+        return is_list(dataset.features[column])
     return np.ndim(dataset[0][column]) > 0
 
 
@@ -133,3 +143,106 @@ def _holds_integers(dataset: Any, column: str) -> bool:
         feature = dataset.features[column]
         return isinstance(feature, ClassLabel) or "int" in getattr(feature, "dtype", "")
     return is_class(dataset[0][column])
+
+
+def check_column(dataset: Any, name: str, column: str | None, option: str) -> None:
+    """Raise a `ValueError` that lists the columns if `dataset` has none called `column`; `None` is no wish."""
+    if column is not None and column not in dataset.column_names:
+        raise ValueError(f"{name} has no column {column!r} ({option}): it has {', '.join(dataset.column_names)}.")
+
+
+def group_values(dataset: Any, column: str, name: str) -> np.ndarray:
+    """(N,) str, the group of each row: a string, a whole number, a truth value, or the name of a class.
+
+    Args:
+        dataset (`datasets.Dataset`): at least one row.
+        column (`str`): where the groups are.
+        name (`str`): what the errors call the data set.
+
+    Raises:
+        ValueError: no such column (those there are listed), a row without a group, or a column of anything else.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from hf_cbft.data.columns import group_values
+    >>> group_values(Dataset.from_dict({"place": ["land", "water"]}), "place", "The data set 'cue'").tolist()
+    ['land', 'water']
+
+    ```
+    """
+    check_column(dataset, name, column, "group_column")
+    feature = dataset.features[column]
+    values = list(dataset.with_format(None)[column])
+    for row, value in enumerate(values):
+        # A whole number that is missing in a CSV file makes its column one of floats.
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            raise ValueError(f"Row {row} of {name_inside(name)} has no group in its column {column!r} {MISSING}.")
+    if isinstance(feature, ClassLabel):
+        values = [feature.int2str(value) if value >= 0 else str(value) for value in values]
+    elif not all(isinstance(value, str | int) for value in values):
+        raise ValueError(
+            f"The column {column!r} of {name_inside(name)} holds {feature}: a group is a string, a whole number or a "
+            "class."
+        )
+    return np.array([str(value) for value in values])
+
+
+def unreadable_row(dataset: Any, name: str, rows: Iterable[int] | None = None) -> ValueError | None:
+    """What to raise when a batch could not be made: which row's image or sound is to blame; `None` if none is.
+
+    It decodes one row after the other, without running a transform.
+
+    Args:
+        dataset (`datasets.Dataset` or another data set, of which nothing is known): what the batch is from.
+        name (`str`): what the sentence calls it.
+        rows (`Iterable[int]`, *optional*): where to look, such as the rows of that batch; `None` looks at all.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset, Image
+    >>> from hf_cbft.data.columns import unreadable_row
+    >>> rows = Dataset.from_dict({"image": [{"bytes": None, "path": "lost.png"}]}).cast_column("image", Image())
+    >>> print(unreadable_row(rows, "The data set 'cue'"))
+    Row 0 of the data set 'cue' cannot be read from its column 'image' ([Errno 2] No such file or directory: \
+'lost.png'): repair the file or leave the row out.
+
+    ```
+    """
+    features = getattr(dataset, "features", None) or {}
+    columns = [column for column, feature in features.items() if isinstance(feature, Image | Audio)]
+    for row in range(len(dataset)) if rows is None else rows:
+        for column in columns:
+            reason = _unreadable(dataset, column, row)
+            if reason is not None:
+                return ValueError(
+                    f"Row {row} of {name_inside(name)} cannot be read from its column {column!r} ({reason}): repair "
+                    "the file or leave the row out."
+                )
+    return None
+
+
+def _unreadable(dataset: Any, column: str, row: int) -> str | None:
+    """Why the image or sound of a row cannot be had."""
+    try:
+        value = dataset.with_format(None).select_columns([column])[row][column]
+    except _DECODE_ERRORS as error:
+        return str(error).split("\n")[0] or type(error).__name__
+    return "it is empty" if value is None else None
+
+
+def is_text(feature: Any) -> bool:
+    """Whether a column with this feature holds strings."""
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
+
+
+def is_list(feature: Any) -> bool:
+    """Whether a column of labels holds several a row, as those of tokens."""
+    return not isinstance(feature, ClassLabel | Value)
+
+
+def name_inside(name: str) -> str:
+    """What the errors call a data set, within a sentence."""
+    return name[0].lower() + name[1:] if name.startswith("The ") else name

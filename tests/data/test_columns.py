@@ -1,14 +1,24 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""Labels are read once, before training, from any map-style data set; what has no class is refused by name."""
+"""Labels and groups are read once, from any map-style data set; what has none is refused by name."""
+
+import io
 
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
 from torch.utils.data import Subset
 
-from hf_cbft.data.columns import check_not_empty, class_labels, completion_classes, label_column
+from hf_cbft.data.columns import (
+    check_not_empty,
+    class_labels,
+    completion_classes,
+    group_values,
+    label_column,
+    unreadable_row,
+)
 
 
 class Plain(torch.utils.data.Dataset):
@@ -247,3 +257,91 @@ def test_rows_without_their_class_are_refused(labels, message):
     # Left out silently they would stop the run at the first batch that has one.
     with pytest.raises(ValueError, match=message):
         completion_classes(Dataset.from_dict({**PROMPTS, "label": labels}), "D")
+
+
+@pytest.mark.parametrize(
+    ("values", "feature", "expected"),
+    [
+        (["land", "water"], Value("string"), ["land", "water"]),
+        ([7, 3], Value("int64"), ["7", "3"]),
+        ([True, False], Value("bool"), ["True", "False"]),
+        ([1, 0], ClassLabel(names=["land", "water"]), ["water", "land"]),
+        ([1, -1], ClassLabel(names=["land", "water"]), ["water", "-1"]),
+    ],
+    ids=["strings", "numbers", "truth values", "classes", "no class"],
+)
+@pytest.mark.parametrize("layout", [None, "numpy", "torch"])
+def test_groups_are_strings(values, feature, expected, layout):
+    # The result stores them, and a barrier is printed under each.
+    rows = Dataset.from_dict({"place": values}, features=Features({"place": feature})).with_format(layout)
+    groups = group_values(rows, "place", "D")
+    assert groups.dtype.kind == "U"
+    assert groups.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["land", None], r"Row 1 of the data set 'cue' has no group in its column 'place' \(in a CSV file"),
+        ([1.0, float("nan")], "Row 1 of the data set 'cue' has no group in its column 'place'"),
+        (
+            [1.5, 2.5],
+            r"The column 'place' of the data set 'cue' holds .*float64.*: a group is a string, a whole number",
+        ),
+        ([["a"], ["b"]], "a group is a string, a whole number or a class"),
+    ],
+)
+def test_groups_that_are_none(values, message):
+    # A row without a group would be left out of every group, in silence.
+    with pytest.raises(ValueError, match=message):
+        group_values(Dataset.from_dict({"place": values}), "place", "The data set 'cue'")
+
+
+def test_a_missing_group_column_lists_what_is_there():
+    with pytest.raises(ValueError, match=r"D has no column 'place' \(group_column\): it has text, where"):
+        group_values(Dataset.from_dict({"text": ["a"], "where": ["b"]}), "place", "D")
+
+
+def png(cut: int | None = None) -> dict:
+    buffer = io.BytesIO()
+    PILImage.effect_noise((32, 32), 50).save(buffer, format="PNG")
+    return {"bytes": buffer.getvalue()[:cut], "path": None}
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ({"bytes": b"no image", "path": None}, "cannot identify image file"),
+        (png(cut=200), "truncated|broken"),
+        ({"bytes": None, "path": "lost.png"}, "No such file or directory: 'lost.png'"),
+        (None, "it is empty"),
+    ],
+    ids=["no image", "cut short", "lost", "missing"],
+)
+def test_an_unreadable_image_is_named(broken, reason):
+    # Of 50,000 images, the traceback of the decoder does not say which.
+    rows = Dataset.from_dict({"image": [png(), png(), broken, png()]}, features=Features({"image": Image()}))
+    message = str(unreadable_row(rows, "The data set 'cue'"))
+    assert message.startswith("Row 2 of the data set 'cue' cannot be read from its column 'image' (")
+    assert message.endswith("): repair the file or leave the row out.")
+    assert any(part in message for part in reason.split("|"))
+    assert "\n" not in message
+
+
+def test_rows_that_can_be_read_are_not_blamed():
+    # The batch failed for another reason then; and only the rows of the batch are looked at.
+    features = Features({"image": Image(), "text": Value("string")})
+    rows = Dataset.from_dict({"image": [png(), None], "text": ["a", "b"]}, features=features)
+    assert unreadable_row(rows, "D", rows=[0]) is None
+    assert str(unreadable_row(rows, "D", rows=[0, 1])).startswith("Row 1 of D")
+    assert unreadable_row(rows.select_columns("text"), "D") is None
+    assert unreadable_row(Plain([{"image": None}]), "D") is None
+
+
+def test_looking_for_an_unreadable_row_runs_no_transform():
+    # Its own errors are not those of a file.
+    def transform(batch):
+        raise AssertionError("the transform ran")
+
+    rows = Dataset.from_dict({"image": [png(), None]}, features=Features({"image": Image()}))
+    assert str(unreadable_row(rows.with_transform(transform), "D")).startswith("Row 1 of D")

@@ -1,0 +1,52 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""Say whether two checkpoints can be the ends of a path, from their headers: seconds, and no weights are read."""
+
+import json
+from dataclasses import dataclass, field
+
+from hf_cbft.checkpoints.compatibility import compare
+
+POSITIONAL = ("start", "end")
+
+
+@dataclass
+class Arguments:
+    start: str = field(metadata={"help": "A folder, org/name, org/name@revision, an adapter, or base+adapter."})
+    end: str = field(metadata={"help": "Likewise."})
+    deep: bool = field(
+        default=False, metadata={"help": "Fetch tokenizer and processor files that differ, and say how."}
+    )
+    json: bool = field(default=False, metadata={"help": "Print the findings as JSON."})
+    ignore_head: bool = field(default=False, metadata={"help": "Compare all but the heads."})
+    head_from: str | None = field(
+        default=None, metadata={"help": "start or end: that end's head at all points, the other's nowhere."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Allow classes that a repository's own code defines; check runs none of it."}
+    )
+
+
+def check(arguments: Arguments) -> None:
+    """Refuse contradicting options.
+
+    Raises:
+        ValueError: `head_from` is neither end, or stands beside `ignore_head`.
+    """
+    if arguments.head_from not in (None, "start", "end"):
+        raise ValueError(f"--head_from is start or end; got {arguments.head_from!r}.")
+    if arguments.head_from and arguments.ignore_head:
+        raise ValueError("--ignore_head leaves out both heads and --head_from takes one of them: give one of the two.")
+
+
+def run(arguments: Arguments) -> int:
+    report = compare(
+        arguments.start,
+        arguments.end,
+        deep=arguments.deep,
+        ignore_head=arguments.ignore_head,
+        head_from=arguments.head_from,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+    print(json.dumps(report.to_dict(), indent=2) if arguments.json else report)
+    return 0 if report.compatible else 1

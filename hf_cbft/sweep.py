@@ -1,0 +1,170 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""Passes of a model over whole data sets: on one rank or many, in batches that fit."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import nn
+from torch.utils.data import DataLoader
+
+from hf_cbft.batchnorm import recalibrate
+from hf_cbft.distributed import gather_objects, rank, world_size
+from hf_cbft.scoring import Scorer, Scores, joined
+
+logger = logging.getLogger(__name__)
+
+
+class Passes:
+    """What a sweep does at each point.
+
+    The batches are those of one process, whatever the number of ranks, and go to the ranks whole: padding and batch
+    statistics do not depend on how many there are.
+
+    Args:
+        model (`torch.nn.Module`): in evaluation mode.
+        scorer ([`Scorer`]): its losses.
+        collator (`Callable`): from rows to a batch.
+        batch_size (`int`): rows in a batch.
+    """
+
+    def __init__(
+        self, model: nn.Module, scorer: Scorer, collator: Callable[[list[Any]], Any], batch_size: int
+    ) -> None:
+        self.model, self.scorer, self.collator, self.batch_size = model, scorer, collator, batch_size
+        # Ranks that hold shards must pass together.
+        self._together = world_size() > 1 and any(hasattr(p, "to_local") for p in model.parameters())
+
+    def scores(self, dataset: Any, what: str) -> tuple[Scores, str]:
+        """The scores of every row, on every rank, and a digest of what the model saw.
+
+        Where memory runs out the batch size is halved, for this pass and those that follow.
+        """
+        while True:
+            found = self._on_all_ranks(dataset, what, lambda batch: (self.scorer(batch), _checksum(batch)))
+            if found is not None:
+                parts, checksums = zip(*found, strict=True)
+                scores = joined(parts)
+                if len(scores.losses) != len(dataset):
+                    raise ValueError(
+                        f"The data_collator made {len(scores.losses)} rows of the {len(dataset)} of {what}: it packs "
+                        "several rows into one, and the interval resamples rows. Leave it out, or pad instead."
+                    )
+                return scores, _digest(checksums)
+            self.batch_size //= 2
+            clear_device_cache(garbage_collection=True)
+            logger.warning("Out of memory: going on with batches of %d rows.", self.batch_size)
+
+    def digest(self, dataset: Any, what: str) -> str:
+        """The digest alone, without the model."""
+        return _digest(self._on_all_ranks(dataset, what, _checksum))
+
+    def calibrate(self, dataset: Any) -> None:
+        """Estimate BatchNorm's running statistics on a data set, with the batches of one process."""
+        batches = self._batches(dataset, "calibration_dataset")
+        if self._together:  # a pass that counts for nothing would count in the average
+            batches = self._every_batch(dataset, "calibration_dataset")
+        recalibrate(self.model, (self._on_device(batch) for _, batch in batches), self.scorer.logits)
+
+    def _on_all_ranks(self, dataset: Any, what: str, function: Callable[[Any], Any]) -> Any:
+        """What `function` gives for each batch, in their order; `None` where some rank ran out of memory."""
+        own: dict[int, Any] = {}
+        failure: Exception | None = None
+        try:
+            for index, batch in self._batches(dataset, what):
+                own[index] = function(self._on_device(batch))
+        except Exception as error:  # the other ranks wait for this one: it has to tell them
+            failure = error
+        # Ranks that pass together are past helping: the others are in the middle of theirs.
+        if failure is not None and self._together:
+            raise failure
+        out_of_memory = failure is not None and self.batch_size > 1 and should_reduce_batch_size(failure)
+        told = None if failure is None else "memory" if out_of_memory else f"{type(failure).__name__}: {failure}"
+        failure = None if out_of_memory else failure
+        everyone = gather_objects((own, told))
+        others = [(number, said) for number, (_, said) in enumerate(everyone) if said not in (None, "memory")]
+        if failure is not None:
+            raise failure
+        if others:
+            raise RuntimeError(f"Rank {others[0][0]} failed: {others[0][1]}")
+        if any(said == "memory" for _, said in everyone):
+            return None
+        found = {index: value for part, _ in everyone for index, value in part.items()}
+        return [found[index] for index in sorted(found)]
+
+    def _rows_of_batches(self, number: int) -> list[list[int]]:
+        """Rows of each batch. A last batch of one row, which has no batch statistics, joins the one before."""
+        batches = [
+            list(range(first, min(first + self.batch_size, number))) for first in range(0, number, self.batch_size)
+        ]
+        if self.batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+            batches[-2:] = [batches[-2] + batches[-1]]
+        return batches
+
+    def _batches(self, dataset: Any, what: str) -> Iterator[tuple[int, Any]]:
+        """This rank's batches and their numbers. Where ranks pass together, each has as many; some come twice."""
+        number = len(self._rows_of_batches(len(dataset)))
+        mine = list(range(rank(), number, world_size()))
+        if self._together:
+            mine += [0] * (-(-number // world_size()) - len(mine))
+        return self._loaded(dataset, what, mine)
+
+    def _every_batch(self, dataset: Any, what: str) -> Iterator[tuple[int, Any]]:
+        return self._loaded(dataset, what, list(range(len(self._rows_of_batches(len(dataset))))))
+
+    def _loaded(self, dataset: Any, what: str, numbers: list[int]) -> Iterator[tuple[int, Any]]:
+        rows = self._rows_of_batches(len(dataset))
+        loader = DataLoader(
+            _Rows(dataset, what),
+            batch_sampler=[rows[number] for number in numbers],
+            collate_fn=self.collator,
+            # A generator of its own: iterating a loader draws from the global one otherwise.
+            generator=torch.Generator(),  # type: ignore[arg-type]
+        )
+        return zip(numbers, loader, strict=True)
+
+    def _on_device(self, batch: Any) -> dict[str, Any]:
+        device = next(self.model.parameters()).device
+        return {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}
+
+
+class _Rows:
+    """A data set whose unreadable rows are named."""
+
+    def __init__(self, dataset: Any, what: str) -> None:
+        self.dataset, self.what = dataset, what
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except (OSError, SyntaxError) as error:  # what decoders raise; for a broken PNG, Pillow's is a SyntaxError
+            raise ValueError(
+                f"Row {index} of {self.what} cannot be read ({error}): mend its file, or leave the row out."
+            ) from error
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        if not hasattr(self.dataset, "__getitems__"):
+            return [self[index] for index in indices]
+        try:
+            return self.dataset.__getitems__(indices)
+        except (OSError, SyntaxError):
+            return [self[index] for index in indices]
+
+
+def _checksum(batch: dict[str, Any]) -> list[Any]:
+    """A batch in a few numbers: cheap, and other rows or another draw of a random transform give others."""
+    tensors = {name: value for name, value in sorted(batch.items()) if torch.is_tensor(value)}
+    sums = {name: (v.float() if v.is_floating_point() else v).sum() for name, v in tensors.items()}
+    return [[name, list(tensors[name].shape), repr(value.item())] for name, value in sums.items()]
+
+
+def _digest(checksums: Any) -> str:
+    return hashlib.blake2b(json.dumps(list(checksums)).encode(), digest_size=16).hexdigest()
