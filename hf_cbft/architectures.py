@@ -55,6 +55,13 @@ def base_model(model: Any) -> Any:
     return model.get_base_model() if has_adapter(model) else model
 
 
+def class_name(model: Any) -> str:
+    """The class of a model, whether or not FSDP2 has put a subclass of its own in its place."""
+    names = [cls.__name__ for cls in type(base_model(model)).__mro__]
+    own = names[0].removeprefix("FSDP")
+    return own if own in names else names[0]
+
+
 def task_of(model: Any) -> str | None:
     """`"classification"`, `"token_classification"`, `"causal_lm"`, `"masked_lm"` or `"seq2seq"`; `None`: not known."""
     return _found(model, _TASKS)
@@ -66,9 +73,8 @@ def other_task_of(model: Any) -> str | None:
 
 
 def _found(model: Any, tasks: Mapping[str, set[str]]) -> str | None:
-    # Classes under FSDP2 are subclasses that carry a prefix.
-    names = {cls.__name__ for cls in type(base_model(model)).__mro__[:2]}
-    return next((task for task, classes in tasks.items() if names & classes), None)
+    name = class_name(model)
+    return next((task for task, classes in tasks.items() if name in classes), None)
 
 
 def is_causal_lm(model: Any) -> bool:

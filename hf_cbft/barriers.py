@@ -70,9 +70,15 @@ def compute_barrier(
     With `weights` the loss of the set is sum(w l) / sum(w), as for a language model, whose tokens count alike and
     whose sequences are independent: the sequence is what is resampled, and t is that of a ratio.
 
-    With `errors` the band minds what it has hardly seen: no error in 20 examples is no proof that there is none. Where
-    fewer than 10 examples lie above the baseline (below it), the exact (Clopper-Pearson) bound on the share of such
-    examples takes their place in the upper (lower) bound of that point.
+    No resampling knows of what the examples do not hold, and a few rare ones can carry the whole loss. So each bound
+    moves out by p r_i, with r_i the farthest that one example lies below (above) the mean at that point and
+    p = 1 - (1 - confidence)^(1/N): where a share larger than p of all there are is of another kind, N examples would
+    hold one of it with the given confidence. This takes those unseen to be no worse than the worst seen.
+
+    With `errors` the band has a rule of its own in place of that one: no error in 20 examples is no proof that there
+    is none, and how bad an error can be is known. Where fewer than 10 examples lie above the baseline (below it), the
+    exact (Clopper-Pearson) bound on the share of such examples takes their place in the upper (lower) bound of that
+    point.
 
     A band holds for its own set, or group, alone: of 20 sets without a barrier, one may well be called "not connected"
     at tolerance 0. No correction is made for their number.
@@ -265,52 +271,74 @@ def mean_band(
     confidence: float,
     num_resamples: int,
     seed: int,
-    bounds: tuple[float, float] | None = None,
+    bounds: Sequence[float] | np.ndarray | None = None,
+    simultaneous: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Simultaneous band of the weighted means of `values`, (points, N): lower and upper bounds, (points,) each.
+    """Band of the weighted means of `values`, (points, N): lower and upper bounds, (points,) each.
 
     A bound is infinite where the examples give none: too few of them, or one that carries a point alone. `bounds`,
-    lowest <= 0 and highest >= 0, are for values many of which are 0; without them, and without any spread at a point,
-    its band is the mean alone.
+    lowest <= 0 and highest >= 0, one pair or (points, 2), are for values many of which are 0; infinite ones, or none,
+    are for all others, whose band is the mean alone where they do not differ at all. The band holds at all points
+    together or, if not `simultaneous`, at each for itself.
     """
     num_points, num_examples = values.shape
     if num_examples < 2:
         return np.full(num_points, -np.inf), np.full(num_points, np.inf)
-    unseen, rare = np.zeros((2, num_points)), 0.0
-    if bounds is not None:
-        values, unseen, rare = _without_rare(values, weights, 1.0 - confidence, bounds)
+    limits = np.broadcast_to((-np.inf, np.inf) if bounds is None else np.asarray(bounds), (num_points, 2)).T
+    values, outer, rare = _without_rare(values, weights, 1.0 - confidence, limits, simultaneous)
     means = weighted_means(values, weights)
     margins = np.zeros_like(means)
     # Points where all examples agree to rounding (an end repeated, say) have no error to speak of.
     spread = np.ptp(values, axis=1) > 1e-6 * np.maximum(np.abs(means), 1.0)
     if spread.any():
         t = _bootstrap_t(values[spread], weights, num_resamples, np.random.default_rng(seed))
-        ranks = t.argsort(axis=0).argsort(axis=0)
-        level = 1.0 - (1.0 - confidence) * (1.0 - rare)
-        rank = np.quantile(ranks.max(axis=1), level, method="higher").astype(int)
-        margins[spread] = np.sort(t, axis=0)[rank] * _standard_errors(values[spread], weights)
-    low, high = means - margins - unseen[0], means + margins + unseen[1]
-    return (low, high) if bounds is None else (np.maximum(low, bounds[0]), np.minimum(high, bounds[1]))
+        levels = 1.0 - (1.0 - confidence) * (1.0 - rare[spread])
+        margins[spread] = _quantiles(t, levels, simultaneous) * _standard_errors(values[spread], weights)
+    outer += np.where(spread & np.isinf(limits), _unseen(values, weights, confidence), 0.0)
+    return np.maximum(means - margins - outer[0], limits[0]), np.minimum(means + margins + outer[1], limits[1])
+
+
+def _quantiles(t: np.ndarray, levels: np.ndarray, simultaneous: bool) -> np.ndarray:
+    """(rows,) quantiles of (replicates, rows), at one rank that serves all rows together, or each at its own level."""
+    by_size = np.sort(t, axis=0)
+    worst = t.argsort(axis=0).argsort(axis=0).max(axis=1) if simultaneous else np.arange(len(t))
+    ranks = [int(np.quantile(worst, level, method="higher")) for level in levels]
+    return by_size[ranks, np.arange(t.shape[1])]
+
+
+def _unseen(values: np.ndarray, weights: np.ndarray, confidence: float) -> np.ndarray:
+    """(2, rows): how far the means can lie below and above for rows that the N examples do not hold.
+
+    A share larger than p = 1 - (1 - confidence)^(1/N), about 3/N at 95 %, would have been seen; each of them pulls as
+    hard as the one that pulls hardest, which is w (v - mean) to first order and exact for equal weights.
+    """
+    residuals = _residuals(values, weights)
+    share = 1.0 - (1.0 - confidence) ** (1.0 / values.shape[1])
+    return share * np.stack([-residuals.min(axis=1), residuals.max(axis=1)])
 
 
 def _without_rare(
-    values: np.ndarray, weights: np.ndarray, risk: float, bounds: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray, float]:
+    values: np.ndarray, weights: np.ndarray, risk: float, limits: np.ndarray, simultaneous: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`values` without those on a side of 0 where they are rare, what these can come to, and how many sides that were.
 
     Returns (points, N) values, (2, points) bounds on the mean of what was left out below and above 0, and the rare
-    ones' share of the 2 x points sides. Each side has the same part of `risk`.
+    ones' share of the sides that hold together, (points,): all of them, or the two of a point. Each side has the same
+    part of `risk`.
     """
-    num_examples = values.shape[1]
+    num_points, num_examples = values.shape
+    reach = np.abs(limits)
+    known = (reach > 0.0) & np.isfinite(reach)
+    if not known.any():
+        return values, np.zeros((2, num_points)), np.zeros(num_points)
     counts = np.stack([(values < -1e-6).sum(axis=1), (values > 1e-6).sum(axis=1)])
-    reach = np.abs(np.array(bounds))[:, None]
-    rare = (counts < _FEW) & (reach > 0.0)
-    level = 1.0 - risk / rare.size
+    rare = (counts < _FEW) & known
+    level = 1.0 - risk / (rare.size if simultaneous else 2)
     shares = np.array([[_share_bound(int(n), num_examples, level) for n in side] for side in counts])
     # An example can weigh as much as the heaviest.
-    unseen = np.where(rare, reach * shares * weights.max(), 0.0)
+    outer = np.where(rare, reach * shares * weights.max(), 0.0)
     values = np.clip(values, np.where(rare[0], 0.0, -np.inf)[:, None], np.where(rare[1], 0.0, np.inf)[:, None])
-    return values, unseen, float(rare.mean())
+    return values, outer, np.full(num_points, rare.mean()) if simultaneous else rare.mean(axis=0)
 
 
 def _share_bound(events: int, num_examples: int, level: float) -> float:

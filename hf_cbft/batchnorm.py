@@ -67,12 +67,9 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], forward: Callable[[Any
 
 def _average_over_ranks(modules: list[_BatchNorm], number: int) -> None:
     """Average the statistics of the ranks, each by how many batches it saw."""
+    total = sum_over_ranks(torch.tensor(number))
     for module in modules:
-        buffers = [module.running_mean, module.running_var]
-        # One sum for both, and for what to divide by. A rank without batches has infinite or untouched statistics.
-        parts = [number * b.double() if number else torch.zeros_like(b, dtype=torch.float64) for b in buffers]
-        total = sum_over_ranks(torch.cat([*parts, parts[0].new_tensor([float(number)])]))
-        mean, variance = (total[:-1] / total[-1]).chunk(2)
-        module.running_mean.copy_(mean)
-        module.running_var.copy_(variance)
-        module.num_batches_tracked.fill_(int(total[-1]))
+        for buffer in (module.running_mean, module.running_var):
+            assert buffer is not None  # what batchnorm_modules finds
+            buffer.copy_(sum_over_ranks(number * buffer.double()) / total)
+        module.num_batches_tracked.fill_(total)  # type: ignore[union-attr]

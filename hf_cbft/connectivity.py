@@ -5,10 +5,12 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from datasets import Dataset
 from huggingface_hub import ModelCardData
 from torch import nn
 from tqdm.auto import tqdm
@@ -84,6 +86,9 @@ class ConnectivityEvaluator:
         calibration_dataset (*optional*): clean training rows on which BatchNorm statistics are estimated anew at each
             interior point. Models without BatchNorm do not need it.
         trust_remote_code (`bool`, *optional*, defaults to `False`): whether code from a repository may run.
+        head_from (`str`, *optional*):
+            `"start"` or `"end"`: use its head all along the line, for ends whose heads have other sizes or classes in
+            another order. `None` refuses such ends.
         dtype, device_map, token, allow_pickle (*optional*): see [`~hf_cbft.checkpoints.loading.LoadOptions`].
 
     Raises:
@@ -103,6 +108,7 @@ class ConnectivityEvaluator:
         calibration_dataset: Any = None,
         trust_remote_code: bool = False,
         *,
+        head_from: str | None = None,
         dtype: Any = None,
         device_map: Any = None,
         token: str | None = None,
@@ -114,8 +120,10 @@ class ConnectivityEvaluator:
             check_not_empty(calibration_dataset, "calibration_dataset")
         self.metrics = resolve_metrics(metrics)
         self.names = {"start": source_name(start), "end": source_name(end)}
+        if head_from is not None:
+            self.names["head_from"] = head_from
         self.options = LoadOptions(dtype, device_map, token, allow_pickle, trust_remote_code)
-        self._ends: Ends = open_ends(start, end, self.options)
+        self._ends: Ends = open_ends(start, end, self.options, head_from)
         self.model = self._ends.model
         self.processing_class = processing_class
         self.calibration_dataset = calibration_dataset
@@ -145,8 +153,8 @@ class ConnectivityEvaluator:
             datasets (a data set, or `dict[str, data set]`): what is measured on, for example the four sets of
                 [`make_counterfactuals`]. A single one is called `"data"`.
             path (`str`, `QuadraticPath`, `PolylinePath` or a list of checkpoints, *optional*, defaults to `"linear"`):
-                The straight line, a fitted curve (`hf_cbft.curves.fit_curve`), or checkpoints that the path goes
-                through in straight segments, for example those of a training run.
+                The straight line, a fitted curve (`hf_cbft.curves.fit_curve`) or its folder, or checkpoints that the
+                path goes through in straight segments, for example those of a training run.
             num_points (`int`, *optional*, defaults to 11): P, evenly spaced from 0 to 1, at least 3.
             baseline, tolerance, confidence, num_resamples, seed (*optional*): see [`compute_barrier`].
             alphas (`Sequence[float]`, *optional*): the points, from 0 to 1, instead of `num_points`.
@@ -197,6 +205,11 @@ class ConnectivityEvaluator:
             "group_column": group_column,
             **statistics,
         }
+        if batchnorm_modules(self.model) and self.calibration_dataset is None:
+            logger.warning(
+                "The model has BatchNorm and no calibration_dataset was given: interior points use interpolated "
+                "running statistics, and part of a barrier may come from those alone."
+            )
         sets = {name: drop_unused_columns(dataset, base_model(self.model)) for name, dataset in sets.items()}
         return Plan(settings, alphas, sets, groups)
 
@@ -210,11 +223,6 @@ class ConnectivityEvaluator:
         self, plan: "Plan", settings: Mapping[str, Any], ends: Ends, store: "Store | None"
     ) -> ConnectivityResult:
         """Measure a plan between two ends. What the store has is not measured again."""
-        if batchnorm_modules(self.model) and self.calibration_dataset is None:
-            logger.warning(
-                "The model has BatchNorm and no calibration_dataset was given: interior points use interpolated "
-                "running statistics, and part of a barrier may come from those alone."
-            )
         passes = self._passes()
         points: list[Point] = []
         metrics: list[dict[str, dict[str, float]]] = []
@@ -222,13 +230,14 @@ class ConnectivityEvaluator:
         with evaluation_mode(self.model), tqdm(total=total, desc="Path", disable=rank() > 0 or None) as progress:
             for index, alpha in enumerate(plan.alphas):
                 name = f"point-{index:04d}"
-                point = on_main_rank(lambda: store and store.load(name))  # noqa: B023
+                point = None if store is None else on_main_rank(partial(store.load, name))
                 if point is None:
                     with ends.at(alpha):
                         if self._calibrates and 0.0 < alpha < 1.0:
                             passes.calibrate(self.calibration_dataset)
                         point = _measured(passes, plan.sets, progress)
-                    on_main_rank(lambda: store and store.save(name, point))  # noqa: B023
+                    if store is not None:
+                        on_main_rank(partial(store.save, name, point))
                 else:
                     if not points:
                         passes.batch_size = point.batch_size
@@ -280,7 +289,11 @@ class ConnectivityEvaluator:
         check_not_empty(dataset, what)
         if self._scorer.task == "classification":
             class_labels(dataset, what, self._scorer.num_classes)
-        return None if group_column is None else group_values(dataset, group_column, what)
+        if group_column is None:
+            return None
+        if not hasattr(dataset, "features"):  # rows of any kind
+            dataset = Dataset.from_list([{k: v for k, v in row.items() if k == group_column} for row in dataset])
+        return group_values(dataset, group_column, what)
 
     def _metrics(self, scores: Scores, groups: np.ndarray | None) -> dict[str, float]:
         parts = (scores.losses, scores.weights, scores.correct, scores.predictions, scores.references, groups)
@@ -306,8 +319,10 @@ def _result(
         example_losses={name: np.stack([point.scores[name].losses for point in points]) for name in first},
         example_correct={name: np.stack([point.scores[name].correct for point in points]) for name in first},
         weights={name: scores.weights for name, scores in first.items()},
-        predictions={name: np.stack([point.scores[name].predictions for point in points]) for name in labelled},
-        references={name: first[name].references for name in labelled},
+        predictions={
+            name: np.stack([np.asarray(point.scores[name].predictions) for point in points]) for name in labelled
+        },
+        references={name: np.asarray(first[name].references) for name in labelled},
         groups={name: values for name, values in groups.items() if values is not None},
     )
 
@@ -366,7 +381,7 @@ def _path_name(path: Any) -> str:
 
 def _card(names: Mapping[str, str], alpha: float, path: str) -> str:
     """The model card of a point, with the metadata that the Hub reads."""
-    bases = [name for name in names.values() if "/" in name and not Path(name).exists()]
+    bases = [names[end] for end in ("start", "end") if "/" in names[end] and not Path(names[end]).exists()]
     data = ModelCardData(library_name="transformers", tags=["hf_cbft", "merge"], base_model=bases or None)
     return (
         f"---\n{data.to_yaml()}\n---\n\n# A point between two checkpoints\n\n"

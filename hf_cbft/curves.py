@@ -16,9 +16,10 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_cbft.architectures import has_adapter, task_of
-from hf_cbft.batchnorm import batch_statistics, batchnorm_modules, recalibrate
+from hf_cbft.batchnorm import batchnorm_modules, recalibrate
 from hf_cbft.checkpointing import ExactResumeTrainer
-from hf_cbft.checkpoints.loading import check_no_nan, load_model, source_name, split_adapter
+from hf_cbft.checkpoints.headers import split_adapter
+from hf_cbft.checkpoints.loading import check_no_nan, load_model, source_name
 from hf_cbft.config import CBFTConfig
 from hf_cbft.data.columns import LABEL_COLUMNS, check_not_empty, class_labels
 from hf_cbft.data.completions import IGNORED
@@ -184,7 +185,7 @@ class _CurveTrainer(ExactResumeTrainer):
         unwrapped = self.accelerator.unwrap_model(model)
         alpha = self._next_alpha()
         _, factor, _ = self.curve.coefficients(alpha)
-        with at_point(unwrapped, self.curve, alpha), batch_statistics(unwrapped):
+        with at_point(unwrapped, self.curve, alpha):  # it gives back the running statistics too
             with self.compute_loss_context_manager():
                 own, _ = mean_loss(model, inputs)
                 loss = differentiable_mean(own, _counted(inputs["labels"], task_of(unwrapped) == "causal_lm"))

@@ -7,7 +7,7 @@ files at each point. Adapters on one base cost the base alone: their path is the
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +17,19 @@ import torch
 from torch import nn
 from transformers.utils import cached_file
 
-from hf_cbft.architectures import has_adapter
+from hf_cbft.architectures import class_name, has_adapter
+from hf_cbft.checkpoints.configs import BLOCKING, compare_labels
+from hf_cbft.checkpoints.headers import split_adapter
 from hf_cbft.checkpoints.loading import (
     LoadOptions,
     check_no_nan,
     load_model,
     source_name,
-    split_adapter,
     stored_weights,
 )
 from hf_cbft.checkpoints.sources import split_revision
+from hf_cbft.checkpoints.tensors import is_head
+from hf_cbft.curve_files import CURVE_FILE, load_curve
 from hf_cbft.fingerprint import fingerprint
 from hf_cbft.interpolation import at_point, check_same_weights, local, named_weights, sharded_like
 from hf_cbft.paths import LinearPath, PolylinePath, QuadraticPath, Weights
@@ -68,7 +71,9 @@ class WeightEnds:
 
     def along(self, path: Any) -> "WeightEnds":
         ends = copy.copy(self)
-        if path == "linear":
+        if isinstance(path, (str, Path)) and (Path(path) / CURVE_FILE).is_file():
+            path = load_curve(path, named_weights(self.model), self.end)
+        if isinstance(path, str) and path == "linear":
             ends._path = LinearPath(start=None, end=self.end)
         elif isinstance(path, QuadraticPath):
             self._check_ends(path.start, path.end)
@@ -83,8 +88,8 @@ class WeightEnds:
             ends._path = PolylinePath([None, *inner, self.end])
         else:
             raise ValueError(
-                f'The path {path!r} is unknown: "linear" is the straight line; a QuadraticPath, a PolylinePath or a '
-                "list of checkpoints to go through are the others."
+                f'The path {path!r} is unknown: "linear" is the straight line; the folder of a fitted curve, a '
+                "QuadraticPath, a PolylinePath or a list of checkpoints to go through are the others."
             )
         return ends
 
@@ -161,22 +166,103 @@ class AdapterEnds:
         return {"model": fingerprint(named_weights(self.model)), "other end": self.reference.fingerprint()}
 
 
-def open_ends(start: Source, end: Source, options: LoadOptions) -> Ends:
+class OneHeadEnds:
+    """Ends that differ in their bodies only: the head is that of one of them all along the line.
+
+    Args:
+        ends ([`WeightEnds`]): from the model whose head it is to the body of the other.
+        flipped (`bool`): whether that model is the end.
+    """
+
+    def __init__(self, ends: WeightEnds, flipped: bool) -> None:
+        self.model, self.ends, self.flipped = ends.model, ends, flipped
+
+    def along(self, path: Any) -> "OneHeadEnds":
+        if path != "linear":
+            raise NotImplementedError("With head_from, the path is the straight line: leave path out.")
+        return self
+
+    def at(self, alpha: float) -> AbstractContextManager[Any]:
+        return self.ends.at(1.0 - alpha if self.flipped else alpha)
+
+    def fingerprints(self) -> dict[str, str]:
+        return self.ends.fingerprints()
+
+
+class _Replaced(Mapping[str, torch.Tensor]):
+    """Weights of which some are others."""
+
+    def __init__(self, weights: Weights, others: Weights, names: Iterable[str]) -> None:
+        self._weights, self._others, self._names = weights, others, list(names)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._others[name] if name in self._others else self._weights[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._others or name in self._weights
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def open_ends(start: Source, end: Source, options: LoadOptions, head_from: str | None = None) -> Ends:
     """Load what is not in memory, and find the cheapest path between the two.
 
+    Args:
+        start, end: as [`~hf_cbft.ConnectivityEvaluator`] takes them.
+        options ([`LoadOptions`]): how to load them.
+        head_from (`str`, *optional*): `"start"` or `"end"`, whose head is used all along.
+
     Raises:
-        ValueError: ends that cannot be interpolated, NaN in the weights, an adapter on another base.
+        ValueError: ends that cannot be interpolated, NaN in the weights, an adapter on another base, classes in
+        another order.
         NotImplementedError: weights that are not all on a device.
     """
+    if head_from not in (None, "start", "end"):
+        raise ValueError(f'head_from = {head_from!r}: say whose head is used, "start" or "end".')
     for source in (start, end):
         if isinstance(source, nn.Module):
             _check_in_memory(source)
+    if head_from is not None:
+        return _ends_with_one_head(start, end, head_from, options)
     if any(isinstance(source, nn.Module) for source in (start, end)):
         ends = _ends_with_modules(start, end, options)
     else:
         ends = _stored_ends(str(start), str(end), options)
     check_no_nan(named_weights(ends.model), source_name(start) if isinstance(ends, WeightEnds) else "The model")
     return ends
+
+
+def _ends_with_one_head(start: Source, end: Source, head_from: str, options: LoadOptions) -> OneHeadEnds:
+    if any(has_adapter(source) or _adapter_parts(source, options)[1] is not None for source in (start, end)):
+        raise NotImplementedError("head_from does not go with adapters: merge them (merge_and_unload) first.")
+    flipped = head_from == "end"
+    source, other = (end, start) if flipped else (start, end)
+    weights = named_weights(other) if isinstance(other, nn.Module) else stored_weights(other, options)
+    model = load_model(source, options=options)
+    live = named_weights(model)
+    own = {name: tensor.detach().clone() for name, tensor in live.items() if is_head(name)}
+    if not own:
+        raise ValueError(f"{source_name(source)} has no head that is known by its name: give ends with equal heads.")
+    body = [name for name in weights if not is_head(name)]
+    return OneHeadEnds(WeightEnds(model, _Replaced(weights, own, [*body, *own]), options), flipped)
+
+
+def _check_labels(model: nn.Module, config: Any) -> None:
+    """A line between heads whose classes stand in another order mixes them."""
+    ours, theirs = (
+        {**(known.to_dict() if known is not None else {}), "architectures": [class_name(model)]}
+        for known in (getattr(model, "config", None), config)
+    )
+    for finding in compare_labels(ours, theirs, head_apart=False):
+        if finding.level == BLOCKING:
+            raise ValueError(
+                f"At the ends {finding.text} A line between the heads would mix classes: reorder the rows of one head "
+                'and its id2label, or say whose head to use with head_from="start" or "end".'
+            )
 
 
 def _ends_with_modules(start: Source, end: Source, options: LoadOptions) -> Ends:
@@ -190,20 +276,22 @@ def _ends_with_modules(start: Source, end: Source, options: LoadOptions) -> Ends
         weights = named_weights(second) if isinstance(second, nn.Module) else stored_weights(second, options)
         if isinstance(second, nn.Module):
             check_no_nan(weights, source_name(second))
-        return WeightEnds(model, weights, options)
-    first, second = (load_model(model, options=options) for model in (first, second))
-    flipped = not has_adapter(second)
-    model, other = (first, second) if flipped else (second, first)
+        ends = WeightEnds(model, weights, options)
+        other = second if isinstance(second, nn.Module) else weights
+        _check_labels(model, getattr(other, "config", None))
+        return ends
     from hf_cbft.lora import check_adapter, merged, path_reference
 
+    models: list[Any] = [load_model(source, options=options) for source in (first, second)]
     try:
-        for each in (model, other):
-            if has_adapter(each):
-                check_adapter(each)
+        for model in filter(has_adapter, models):
+            check_adapter(model)
     except NotImplementedError:  # the line is the same, between the merged weights
-        first, second = (merged(copy.deepcopy(each)) if has_adapter(each) else each for each in (first, second))
-        return WeightEnds(first, named_weights(second), options)
-    return AdapterEnds(model, path_reference(model, other), flipped)
+        models = [merged(copy.deepcopy(model)) if has_adapter(model) else model for model in models]
+        return WeightEnds(models[0], named_weights(models[1]), options)
+    flipped = not has_adapter(models[1])
+    scaled, other = models if flipped else reversed(models)
+    return AdapterEnds(scaled, path_reference(scaled, other), flipped)
 
 
 def _stored_ends(start: str, end: str, options: LoadOptions) -> Ends:
@@ -211,21 +299,27 @@ def _stored_ends(start: str, end: str, options: LoadOptions) -> Ends:
     if start_adapter is None and end_adapter is None:
         # The end first: it is dropped before the start is loaded.
         weights = stored_weights(end, options)
-        return WeightEnds(load_model(start, options=options), weights, options)
+        model: Any = load_model(start, options=options)
+        ends = WeightEnds(model, weights, options)
+        _check_labels(model, weights.config)
+        return ends
     from hf_cbft.lora import check_adapter, merged, path_reference
 
-    one_base = _same_place(start_base, end_base)
+    if not _same_place(start_base, end_base):
+        raise ValueError(
+            f"{start} is on the base {start_base}, and {end} on {end_base}: adapters share a path on one base only. "
+            "To measure between what each makes of its base, merge_and_unload both, save them, and give these folders."
+        )
     first, second = (start_base, start_adapter), (end_base, end_adapter)
     flipped = end_adapter is None
     scaled, other = (first, second) if flipped else (second, first)
-    if one_base:
-        model = _load_with_adapter(*scaled, options)
-        try:
-            check_adapter(model)
-            reference = path_reference(model, stored_weights(other[0], options) if other[1] is None else other[1])
-            return AdapterEnds(model, reference, flipped)
-        except NotImplementedError:
-            del model
+    model = _load_with_adapter(*scaled, options)
+    try:
+        check_adapter(model)
+        reference = path_reference(model, stored_weights(other[0], options) if other[1] is None else other[1])
+        return AdapterEnds(model, reference, flipped)
+    except NotImplementedError:  # the line is the same, between the merged weights
+        del model
     models = [
         load_model(base, options=options) if adapter is None else merged(_load_with_adapter(base, adapter, options))
         for base, adapter in (first, second)
@@ -246,6 +340,11 @@ def _adapter_parts(source: Source, options: LoadOptions) -> tuple[Any, str | Non
     if not own:
         raise ValueError(f"The adapter {base} does not say what its base is: give base+adapter.")
     return own, base
+
+
+def names_adapter(source: str, options: LoadOptions) -> bool:
+    """Whether a name stands for an adapter on a base (`base+adapter`, or an adapter's folder or repository)."""
+    return split_adapter(source)[1] is not None or _holds_only_an_adapter(source, options)
 
 
 def _holds_only_an_adapter(source: str, options: LoadOptions) -> bool:
@@ -269,7 +368,7 @@ def _holds_only_an_adapter(source: str, options: LoadOptions) -> bool:
     return False
 
 
-def _load_with_adapter(base: str, adapter: str, options: LoadOptions) -> Any:
+def _load_with_adapter(base: str, adapter: Any, options: LoadOptions) -> Any:
     from hf_cbft.lora import load_adapter
 
     return load_adapter(load_model(base, options=options), base, adapter, options.token)

@@ -194,7 +194,13 @@ def at_point(model: nn.Module, path: Path, alpha: float, names: Collection[str] 
             check_same_weights(live, anchor, "The other end of the path")
     written = {name: local(tensor.detach()) for name, tensor in live.items()}
     displaced = {name: tensor.clone() for name, tensor in written.items()}
-    anchors = [displaced if anchor is None else anchor for anchor in given]
+    # An anchor that does not count is not read: it may lie on a disk.
+    counted = [
+        (displaced if anchor is None else anchor, coefficient)
+        for anchor, coefficient in zip(given, coefficients, strict=True)
+        if coefficient != 0.0
+    ]
+    anchors, coefficients = zip(*counted, strict=True)
     try:
         with torch.no_grad():
             for name, tensor in written.items():

@@ -19,6 +19,7 @@ from peft import PeftConfig, PeftModel, PeftType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from hf_cbft.checkpoints.adapters import PLAIN_INITIALISATIONS, VARIANTS
 from hf_cbft.checkpoints.loading import load_model
 from hf_cbft.checkpoints.sources import split_revision
 from hf_cbft.fingerprint import fingerprint
@@ -31,21 +32,6 @@ _PARTS = (*_FACTORS, "lora_dropout", "lora_bias", "scaling")
 _TOKENS, _ORIGINAL_TOKENS = ".token_adapter.trainable_tokens_delta", ".token_adapter.trainable_tokens_original"
 _REFERENCE = "cbft_reference"
 _LOADED = "cbft_loaded"
-# Initialisations that leave the base as it is.
-_PLAIN_INITIALISATIONS = (True, False, "gaussian", "orthogonal")
-_VARIANTS = [
-    "use_dora",
-    "use_qalora",
-    "alora_invocation_tokens",
-    "layer_replication",
-    "target_parameters",
-    "use_bdlora",
-    "arrow_config",
-    "kasa_config",
-    "monteclora_config",
-    "velora_config",
-    "megatron_config",
-]
 
 
 def add_adapter(model: nn.Module, peft_config: Any) -> PeftModel:
@@ -127,13 +113,13 @@ def _check_config(config: Any) -> None:
         raise NotImplementedError(
             f"{kind} is not LoRA, and its path from the base is not a scale: use a LoraConfig, or train all weights."
         )
-    variants = [name for name in _VARIANTS if getattr(config, name, None)]
+    variants = [name for name in VARIANTS if getattr(config, name, None)]
     if variants:
         raise NotImplementedError(
             f"{variants[0]} makes the adapter more than W + s B A, so that its path from the base is not its scale: "
             "use plain LoRA, rsLoRA or lora_bias."
         )
-    if config.init_lora_weights not in _PLAIN_INITIALISATIONS:
+    if config.init_lora_weights not in PLAIN_INITIALISATIONS:
         raise NotImplementedError(
             f"init_lora_weights={config.init_lora_weights!r} can change the base, so that the adapter at scale 0 is "
             "not the model that training started from: use True, False, 'gaussian' or 'orthogonal'."

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from hf_cbft.files import whole_file
 
@@ -34,10 +35,12 @@ _STYLE = {
 
 
 @contextmanager
-def figure(rows: int, columns: int, file: str | Path, **options: Any) -> Iterator[Any]:
+def figure(
+    rows: int, columns: int, file: str | Path, size: tuple[float, float] | None = None, **options: Any
+) -> Iterator[Any]:
     """Axes (rows, columns) of a figure that is written to `file` when the block ends. No window, no global state."""
     with mpl.rc_context(_STYLE):
-        drawn = Figure(figsize=(3.4 * columns + 0.6, 2.9 * rows), layout="constrained")
+        drawn = Figure(figsize=size or (3.4 * columns + 0.6, 2.9 * rows), layout="constrained")
         yield drawn.subplots(rows, columns, squeeze=False, **options)
         with whole_file(file) as written:
             drawn.savefig(written)
@@ -76,6 +79,52 @@ def plot_result(result: Mapping[str, Any], file: str | Path) -> None:
                 f"0: {_short(result['settings']['start'])}, 1: {_short(result['settings']['end'])}", size=9
             )
         losses.legend(fontsize=8)
+
+
+def plot_matrix(matrix: Mapping[str, Any], file: str | Path) -> None:
+    """The barrier of every pair of checkpoints as a map of N x N numbers, clusters side by side and boxed.
+
+    Args:
+        matrix (`Mapping`): what `MatrixResult.to_dict` gives.
+        file (`str` or `Path`): `.png`, `.svg` or `.pdf`.
+    """
+    names, tolerance = matrix["order"], matrix["settings"]["tolerance"]
+    number = len(names)
+    rows = [matrix["names"].index(name) for name in names]
+    heights = [[matrix["heights"][i][j] for j in rows] for i in rows]
+    # At least twice what counts as connected: noise among checkpoints that are all connected stays pale.
+    top = max(2.0 * tolerance, *(height for row in heights for height in row)) or 1.0
+    with figure(1, 1, file, size=(2.6 + 0.75 * number, 1.9 + 0.7 * number)) as axes:
+        panel = axes[0][0]
+        panel.spines[:].set_visible(False)
+        image = panel.imshow(heights, cmap="Blues", vmin=0.0, vmax=top)
+        for i in range(number):
+            for j in range(number):
+                _matrix_cell(panel, i, j, heights[i][j] / top, matrix, rows)
+        for members in matrix["clusters"]:
+            first = min(names.index(name) for name in members) - 0.5
+            box = Rectangle((first, first), len(members), len(members), fill=False, clip_on=False)
+            box.set(edgecolor="#D55E00", linewidth=2.5, zorder=3)
+            panel.add_patch(box)
+        panel.set_xticks(range(number), [_short(name) for name in names], rotation=40, ha="right")
+        panel.set_yticks(range(number), [_short(name) for name in names])
+        panel.grid(False)
+        for line in range(1, number):
+            panel.axhline(line - 0.5, color="#D0D0D0", linewidth=0.6)
+            panel.axvline(line - 0.5, color="#D0D0D0", linewidth=0.6)
+        panel.tick_params(length=0)
+        panel.set_title(f"barrier on {matrix['settings']['on']} (nats)")
+        panel.set_xlabel("boxed: every pair is connected; hatched: undecided", size=8)
+        panel.figure.colorbar(image, ax=panel, shrink=0.8).outline.set_visible(False)
+
+
+def _matrix_cell(panel: Axes, i: int, j: int, shade: float, matrix: Mapping[str, Any], rows: list[int]) -> None:
+    """The number of a cell, in a colour that stands out from it, and hatching where nothing is decided."""
+    color = "white" if shade > 0.55 else "black"
+    if matrix["verdicts"][rows[i]][rows[j]] is None:
+        panel.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="//", edgecolor="#808080", linewidth=0))
+    text = "-" if i == j else f"{matrix['heights'][rows[i]][rows[j]]:.2f}"
+    panel.text(j, i, text, ha="center", va="center", color=color, size=9)
 
 
 def _short(name: str, length: int = 24) -> str:

@@ -88,7 +88,10 @@ class PointStore:
         except (SafetensorError, OSError):
             return None
         digests = json.loads(about["digests"])
-        scores = {part: Scores(**{field: arrays.get(f"{field}/{part}") for field in _FIELDS}) for part in digests}
+        columns: dict[str, dict[str, Any]] = {
+            part: {field: arrays.get(f"{field}/{part}") for field in _FIELDS} for part in digests
+        }
+        scores = {part: Scores(**values) for part, values in columns.items()}
         return Point(scores, digests, int(about["batch_size"]))
 
 

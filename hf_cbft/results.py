@@ -3,7 +3,7 @@
 """What was measured along a path: kept, read again, and shown."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from hf_cbft.barriers import BASELINES, Barrier, compute_barrier
+from hf_cbft.barriers import BASELINES, Barrier, compute_barrier, group_barriers
 from hf_cbft.files import whole_file, whole_folder, write_json
+from hf_cbft.tables import format_band, format_table
 
 _SCHEMA_VERSION = 2
 _READABLE_VERSIONS = (1, 2)
@@ -246,44 +247,26 @@ def _drop_cells(barrier: Barrier | None) -> list[str]:
     return [f"{100 * barrier.height:.1f}", format_band(low, high, digits=1)]
 
 
-def format_band(low: float | None, high: float | None, digits: int) -> str:
-    """`low to high`, with a dash for a bound that the examples do not give."""
-    return " to ".join("-" if bound is None else f"{bound:.{digits}f}" for bound in (low, high))
-
-
-def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with aligned columns: the first to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-
-
-def weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(P, N) per-example means over (N,) tokens each: their mean over all tokens, (P,)."""
-    return (values * weights).sum(axis=-1) / weights.sum()
-
-
 def with_barriers(settings: Mapping[str, Any], **measured: Any) -> ConnectivityResult:
     """A result of measured arrays; its barriers follow from them and the `settings` of the statistics."""
-    from hf_cbft.barriers import group_barriers
-
     options = {key: settings[key] for key in ("baseline", "confidence", "num_resamples", "seed")}
     alphas, weights = measured["alphas"], measured["weights"]
     loss_options = {**options, "tolerance": settings["tolerance"]}
     losses, correct = measured["example_losses"], measured["example_correct"]
     return ConnectivityResult(
-        losses={name: weighted_means(values, weights[name]) for name, values in losses.items()},
+        losses={name: np.average(values, axis=1, weights=weights[name]) for name, values in losses.items()},
         barriers={
             name: compute_barrier(alphas, values, weights=weights[name], **loss_options)
             for name, values in losses.items()
         },
         error_barriers={
             name: compute_barrier(
-                alphas, 1.0 - values, weights=weights[name], tolerance=settings["error_tolerance"], **options
+                alphas,
+                1.0 - values,
+                weights=weights[name],
+                tolerance=settings["error_tolerance"],
+                errors=True,
+                **options,
             )
             for name, values in correct.items()
         },

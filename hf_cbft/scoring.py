@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hf_cbft.architectures import base_model, other_task_of, task_of
+from hf_cbft.architectures import base_model, class_name, other_task_of, task_of
 from hf_cbft.data.completions import IGNORED
 
 # What a batch holds beside the inputs of the model.
@@ -44,7 +44,7 @@ class Scores:
 
 def joined(parts: Sequence[Scores]) -> Scores:
     """The scores of several batches as those of one."""
-    columns = {}
+    columns: dict[str, Any] = {}
     for field in fields(Scores):
         values = [getattr(part, field.name) for part in parts]
         columns[field.name] = None if values[0] is None else np.concatenate(values)
@@ -68,24 +68,20 @@ class Scorer:
         other = other_task_of(model)
         if other is not None:
             raise NotImplementedError(
-                f"{self._name} is made for {other}, which the evaluator does not measure: it knows classification, "
-                "token classification, causal and masked language models, and encoder-decoders for text."
+                f"{class_name(model)} is made for {other}, which the evaluator does not measure: it knows "
+                "classification, token classification, causal and masked language models, encoder-decoders of text."
             )
         config = getattr(base_model(model), "config", None)
         problem = getattr(config, "problem_type", None)
         if self.task == "classification" and problem in ("regression", "multi_label_classification"):
             raise NotImplementedError(
-                f"{self._name} is set up for {problem.replace('_', ' ')}, and the evaluator measures one class a row: "
-                "give a model whose problem_type is single_label_classification."
+                f"{class_name(model)} is set up for {problem.replace('_', ' ')}, and the evaluator measures one class "
+                "a row: give a model whose problem_type is single_label_classification."
             )
         self.num_classes = getattr(config, "num_labels", None) if self.task in _WITH_PREDICTIONS else None
         # A cache of keys and values is memory that nobody reads.
         takes = inspect.signature(base_model(model).forward).parameters
         self._options = {"use_cache": False} if "use_cache" in takes else {}
-
-    @property
-    def _name(self) -> str:
-        return type(base_model(self.model)).__name__
 
     @torch.no_grad()
     def logits(self, batch: Mapping[str, Any]) -> torch.Tensor:
@@ -121,7 +117,7 @@ class Scorer:
     def _check_shapes(self, logits: torch.Tensor, labels: torch.Tensor, dimensions: int, what: str) -> None:
         if logits.ndim != dimensions or labels.shape != logits.shape[:-1]:
             raise NotImplementedError(
-                f"{self._name} gives logits of shape {tuple(logits.shape)} for labels of shape "
+                f"{class_name(self.model)} gives logits of shape {tuple(logits.shape)} for labels of shape "
                 f"{tuple(labels.shape)}: the evaluator measures {what}."
             )
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hf_cbft.batchnorm import recalibrate
+from hf_cbft.data.columns import unreadable_row
 from hf_cbft.distributed import gather_objects, rank, world_size
 from hf_cbft.scoring import Scorer, Scores, joined
 
@@ -119,8 +120,8 @@ class Passes:
 
     def _loaded(self, dataset: Any, what: str, numbers: list[int]) -> Iterator[tuple[int, Any]]:
         rows = self._rows_of_batches(len(dataset))
-        loader = DataLoader(
-            _Rows(dataset, what),
+        loader: DataLoader = DataLoader(
+            _Rows(dataset, what),  # type: ignore[arg-type]
             batch_sampler=[rows[number] for number in numbers],
             collate_fn=self.collator,
             # A generator of its own: iterating a loader draws from the global one otherwise.
@@ -142,21 +143,16 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitems__(self, rows: list[int]) -> list[Any]:
         try:
-            return self.dataset[index]
-        except (OSError, SyntaxError) as error:  # what decoders raise; for a broken PNG, Pillow's is a SyntaxError
-            raise ValueError(
-                f"Row {index} of {self.what} cannot be read ({error}): mend its file, or leave the row out."
-            ) from error
-
-    def __getitems__(self, indices: list[int]) -> list[Any]:
-        if not hasattr(self.dataset, "__getitems__"):
-            return [self[index] for index in indices]
-        try:
-            return self.dataset.__getitems__(indices)
-        except (OSError, SyntaxError):
-            return [self[index] for index in indices]
+            if hasattr(self.dataset, "__getitems__"):
+                return self.dataset.__getitems__(rows)
+            return [self.dataset[row] for row in rows]
+        except (OSError, SyntaxError, ValueError) as error:  # what decoders raise
+            blamed = unreadable_row(self.dataset, self.what, rows)
+            if blamed is None:
+                raise
+            raise blamed from error
 
 
 def _checksum(batch: dict[str, Any]) -> list[Any]:

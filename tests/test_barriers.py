@@ -3,13 +3,17 @@
 """Barriers by hand, the band against a naive loop, and its coverage where the true barrier is known."""
 
 import dataclasses
+import importlib.util
 import json
+import sys
 import time
 import tracemalloc
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from scipy.stats import beta
 
 from hf_cbft import barriers, compute_barrier
@@ -75,8 +79,8 @@ def test_chord_ignores_what_is_linear_along_the_path(seed):
             assert getattr(barrier, name) == pytest.approx(getattr(expected, name), abs=1e-10)
 
 
-def naive_band(excess, confidence, num_resamples, generator, block):
-    """The balanced studentised band, replicate by replicate and point by point."""
+def naive_band(excess, confidence, num_resamples, generator, block, unseen=True):
+    """The balanced studentised band, replicate by replicate and point by point, with the share of unseen examples."""
     num_examples = excess.shape[1]
     t = []
     for first in range(0, num_resamples, block):
@@ -87,9 +91,14 @@ def naive_band(excess, confidence, num_resamples, generator, block):
     worst = sorted(max(by_point[i].index(value) for i, value in enumerate(replicate)) for replicate in t)
     rank = int(np.quantile(worst, confidence, method="higher"))
     errors = [np.std(point, ddof=1) / num_examples**0.5 for point in excess]
+    # A share so large that all examples miss it with a chance of 1 - confidence only.
+    share = 1.0 - (1.0 - confidence) ** (1.0 / num_examples) if unseen else 0.0
     return tuple(
-        max(p.mean() + sign * values[rank] * error for p, values, error in zip(excess, by_point, errors, strict=True))
-        for sign in (-1.0, 1.0)
+        max(
+            (1.0 - share) * point.mean() + share * worst_of(point) + sign * values[rank] * error
+            for point, values, error in zip(excess, by_point, errors, strict=True)
+        )
+        for sign, worst_of in ((-1.0, min), (1.0, max))
     )
 
 
@@ -287,9 +296,15 @@ def test_weighted_band_is_the_naive_one(confidence, block, monkeypatch):
     by_point = [sorted(values) for values in zip(*t, strict=True)]
     worst = sorted(max(by_point[i].index(value) for i, value in enumerate(replicate)) for replicate in t)
     rank = int(np.quantile(worst, confidence, method="higher"))
+    share = 1.0 - (1.0 - confidence) ** (1.0 / num_examples)
     low, high = (
-        max(ratio + sign * values[rank] * error for (ratio, error), values in zip(everything, by_point, strict=True))
-        for sign in (-1.0, 1.0)
+        max(
+            ratio
+            + sign * values[rank] * error
+            + share * worst_of(w * (v - ratio) for w, v in zip(weights, point, strict=True)) / np.mean(weights)
+            for point, (ratio, error), values in zip(excess, everything, by_point, strict=True)
+        )
+        for sign, worst_of in ((-1.0, min), (1.0, max))
     )
     barrier = compute_barrier(
         GRID, losses, confidence=confidence, num_resamples=200, seed=3, weights=weights.astype(int)
@@ -405,16 +420,19 @@ def test_one_side_of_few_errors_is_bounded_alone():
     above = np.zeros((3, 200))
     above[1, :40] = 1.0
     # The risk is dealt evenly to the sides, so the 40 have half of it.
-    plain = compute_barrier(THREE, above, confidence=0.975)
+    low, high = naive_band(above[1:2], 0.975, 1000, np.random.default_rng(0), 1000, unseen=False)
     assert barrier.height == pytest.approx(37 / 200)
-    assert barrier.high == pytest.approx(plain.high)
-    assert barrier.low == pytest.approx(plain.low - beta.ppf(0.975, 4, 197))
+    assert barrier.high == pytest.approx(high)
+    assert barrier.low == pytest.approx(low - beta.ppf(0.975, 4, 197))
 
 
-def test_many_errors_have_the_band_of_any_values():
-    """The care for few events must not widen the band where there are many."""
+def test_many_errors_have_the_band_of_the_bootstrap_alone():
+    """The care for few events must not widen the band where there are many, nor that for unseen losses add to it."""
     errors = (np.random.default_rng(0).random((11, 500)) < 0.5).astype(float)
-    assert compute_barrier(GRID, errors, errors=True) == compute_barrier(GRID, errors)
+    excess = (errors - np.outer(1.0 - GRID, errors[0]) - np.outer(GRID, errors[-1]))[1:-1]
+    low, high = naive_band(excess, 0.95, 200, np.random.default_rng(0), 200, unseen=False)
+    barrier = compute_barrier(GRID, errors, errors=True, num_resamples=200)
+    assert (barrier.low, barrier.high) == pytest.approx((low, high))
 
 
 def test_band_of_errors_stays_within_what_errors_can_be():
@@ -450,6 +468,50 @@ def test_band_covers_seldom_errors():
             covered[errors] += low <= truth <= high
     assert covered[True] >= 0.95 * 200
     assert covered[False] < covered[True]
+
+
+def test_band_minds_examples_that_the_sample_does_not_hold():
+    """Ten of 537 examples carry the loss, as on real paths: a sample that misses a few calls a path not connected."""
+    generator = np.random.default_rng(0)
+    population = 0.01 * generator.standard_normal((3, 537))
+    population[1, :10] -= generator.exponential(size=10)
+    population[1] -= (population[1] - population[[0, 2]].mean(axis=0)).mean()
+    found = [
+        compute_barrier(
+            THREE,
+            population[:, np.random.default_rng(seed).integers(0, 537, 500)],
+            tolerance=0.0,
+            num_resamples=200,
+            seed=seed,
+        )
+        for seed in range(300)
+    ]
+    assert np.mean([barrier.low <= 0.0 <= barrier.high for barrier in found]) >= 0.93
+    assert np.mean([barrier.connected is False for barrier in found]) <= 0.06
+
+
+def test_unseen_examples_may_be_as_bad_as_the_worst_seen():
+    """One of 60 lies 6 nats below, none above: the lower bound moves out by far more than the upper one."""
+    losses = np.zeros((3, 60))
+    losses[1] = 0.1 * np.random.default_rng(0).uniform(-1.0, 1.0, 60)
+    losses[1, 0] = -6.0
+    mean, share = losses[1].mean(), 1.0 - 0.05 ** (1 / 60)
+    barrier = compute_barrier(THREE, losses)
+    low, high = naive_band(losses[1:2], 0.95, 1000, np.random.default_rng(0), 1000, unseen=False)
+    assert low - barrier.low == pytest.approx(share * (mean + 6.0))
+    assert barrier.high - high == pytest.approx(share * (losses[1].max() - mean))
+    assert share * 60 == pytest.approx(3.0, abs=0.1)
+
+
+def test_band_of_single_rows_is_that_of_each_alone():
+    """Rows that share their draws must not share their risk, whatever bounds each has."""
+    generator = np.random.default_rng(0)
+    values = np.stack([generator.standard_normal(80), generator.random(80) < 0.05, generator.random(80) < 0.5])
+    bounds, weights = np.array([(-np.inf, np.inf), (0.0, 1.0), (-1.0, 1.0)]), np.ones(80)
+    band = barriers.mean_band(values, weights, 0.95, 300, 7, bounds, simultaneous=False)
+    for row in range(3):
+        alone = barriers.mean_band(values[[row]], weights, 0.95, 300, 7, bounds[row])
+        np.testing.assert_allclose([band[0][row], band[1][row]], [alone[0][0], alone[1][0]], rtol=0.0, atol=1e-12)
 
 
 def simulated_losses(generator, noise, num_examples, truth):
@@ -493,3 +555,61 @@ def test_interval_covers_the_known_barrier():
             failed.append(table[-1])
     print("\n" + "\n".join(table))
     assert not failed
+
+
+@pytest.fixture(scope="module")
+def coverage_script():
+    """tests/benchmarks/coverage.py, which is a script."""
+    spec = importlib.util.spec_from_file_location(
+        "coverage_script", Path(__file__).parent / "benchmarks" / "coverage.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["coverage_script"] = module  # its dataclass looks itself up there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["coverage_script"]
+
+
+@pytest.fixture(scope="module")
+def measured_file(tmp_path_factory):
+    """Examples of a path as a result saves them: losses with a long tail, a tenth of the predictions wrong."""
+    generator = np.random.default_rng(0)
+    file = tmp_path_factory.mktemp("paths") / "tuned" / "examples.safetensors"
+    file.parent.mkdir()
+    arrays = {
+        "example_losses/cue": generator.exponential(size=(11, 60)),
+        "predictions/cue": (generator.random((11, 60)) < 0.1).astype(np.int64),
+        "references/cue": np.zeros(60, dtype=np.int64),
+    }
+    save_file(arrays, file)
+    return file
+
+
+def test_populations_of_the_benchmark_have_the_barrier_they_claim(coverage_script, measured_file):
+    """Coverage of a height that the population does not have says nothing of the band."""
+    found = list(coverage_script.populations([measured_file], "cue"))
+    assert [one.name for one in found] == [
+        "Gaussian",
+        "log-normal",
+        "sequences",
+        "tuned losses",
+        "tuned errors",
+        "skewed ends",
+    ]
+    for population in found:
+        for height in population.heights:
+            losses, weights = population.sample(np.random.default_rng(1), 40_000, height)
+            weights = np.ones(40_000) if weights is None else weights
+            excess = np.average(losses - coverage_script.chord(losses), axis=1, weights=weights)[1:-1]
+            expected = height if population.errors else height * BUMP[1:-1]
+            difference = excess.max() - expected if population.errors else excess - expected
+            np.testing.assert_allclose(difference, 0.0, atol=0.12 if population.name == "skewed ends" else 0.04)
+
+
+def test_benchmark_of_coverage_runs(coverage_script, measured_file, capsys):
+    """The figures of docs/statistics.md that nobody can measure again."""
+    assert coverage_script.main(["--quick", "--examples", str(measured_file)]) == 0
+    printed = capsys.readouterr().out
+    assert "10 of its 60 rows hold" in printed
+    assert len([line for line in printed.splitlines() if "  100  " in line or "  500  " in line]) == 32
+    assert "no --examples" not in printed

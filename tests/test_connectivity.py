@@ -18,7 +18,6 @@ from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, ViTConfig, ViTForImageClassification
 
 from hf_cbft import ConnectivityEvaluator, ConnectivityResult, compute_barrier
-from hf_cbft.results import format_band
 from hf_cbft.data.inputs import InputCollator
 
 # Losses are float64 sums of float32 logits.
@@ -839,11 +838,3 @@ def test_ends_in_different_dtypes_are_refused(make_model):
     # bfloat16 cannot hold a float32 end: alpha = 1 would not be the end.
     with pytest.raises(ValueError, match=r"is torch.bfloat16 at the start and torch.float32 at the end"):
         ConnectivityEvaluator(make_model("vit").bfloat16(), make_model("vit"))
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "said"), [(0.5, None, "0.50 to -"), (None, None, "- to -"), (0.0, 1.0, "0.00 to 1.00")]
-)
-def test_a_bound_that_there_is_not_is_a_dash(low, high, said):
-    # Printing a whole result must not fail for one set of few examples.
-    assert format_band(low, high, digits=2) == said

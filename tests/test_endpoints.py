@@ -214,6 +214,56 @@ def test_a_curve_between_other_ends_is_refused(make_model):
         evaluator.evaluate(make_rows("bert"), path=LinearPath(end={}))
 
 
+# Heads
+
+
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("head_from", ["start", "end"])
+def test_one_head_is_used_all_along_where_it_is_asked_for(make_model, tmp_path, head_from, stored):
+    # The bodies of two tasks can be compared; their heads cannot.
+    start, end = make_model("bert", seed=1), make_model("bert", seed=2)
+    end.classifier = torch.nn.Linear(16, 6)
+    end.config.num_labels = end.num_labels = 6
+    dataset = make_rows("bert")
+    heads = {"start": start, "end": end}
+    expected = []
+    for alpha in (0.0, 0.3, 1.0):
+        model = copy.deepcopy(heads[head_from])
+        own = model.state_dict()
+        for name, value in start.state_dict().items():
+            if not name.startswith(("classifier", "bert.pooler")):
+                own[name] = (1.0 - alpha) * value + alpha * end.state_dict()[name]
+        model.load_state_dict(own)
+        expected.append(plain_losses(model, dataset))
+    ends = [start, end]
+    if stored:
+        for index, model in enumerate(ends):
+            model.save_pretrained(tmp_path / str(index))
+            ends[index] = tmp_path / str(index)
+    with pytest.raises(ValueError, match=r"classifier.weight has shape \(6, 16\), not \(4, 16\)"):
+        ConnectivityEvaluator(*ends)
+    losses = measured(*ends, dataset, head_from=head_from)
+    np.testing.assert_allclose(losses, expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_classes_in_another_order_are_refused(make_model, tmp_path, stored):
+    # Both models are right, and everything between them is confused: a barrier of the labels.
+    start, end = make_model("bert", seed=1), make_model("bert", seed=2)
+    start.config.id2label = dict(enumerate(["cat", "dog", "cow", "hen"]))
+    end.config.id2label = dict(enumerate(["dog", "cat", "cow", "hen"]))
+    ends = [start, end]
+    if stored:
+        for index, model in enumerate(ends):
+            model.save_pretrained(tmp_path / str(index))
+            ends[index] = tmp_path / str(index)
+    with pytest.raises(ValueError, match="the classes stand in another order: cat is 0 at the start and 1 at the end"):
+        ConnectivityEvaluator(*ends)
+    ConnectivityEvaluator(*ends, head_from="start")
+    with pytest.raises(ValueError, match='say whose head is used, "start" or "end"'):
+        ConnectivityEvaluator(*ends, head_from="both")
+
+
 # Adapters
 
 
@@ -317,6 +367,8 @@ def test_an_adapter_on_another_base_is_refused(adapters, make_model, tmp_path):
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
     with pytest.raises(ValueError, match="The other end is on another base"):
         ConnectivityEvaluator(other, PeftModel.from_pretrained(base, tmp_path / "a"))
+    with pytest.raises(ValueError, match="adapters share a path on one base only"):
+        ConnectivityEvaluator(tmp_path / "other", tmp_path / "a")
     with pytest.raises(ValueError, match="holds no adapter"):
         ConnectivityEvaluator(tmp_path / "base", f"{tmp_path / 'base'}+{tmp_path / 'other'}")
 

@@ -16,6 +16,7 @@ PACKAGE = Path(hf_cbft.__file__).parent
 
 # From the ground up: a room imports only rooms that stand before it.
 ORDER = [
+    "tables",
     "paths",
     "losses",
     "barriers",
@@ -26,12 +27,20 @@ ORDER = [
     "architectures",
     "batchnorm",
     "representations",
+    "checkpoints.sources",
     "checkpoints.headers",
+    "checkpoints.configs",
+    "checkpoints.tensors",
+    "checkpoints.processing",
+    "checkpoints.adapters",
     "checkpoints.compatibility",
     "checkpoints.loading",
     "metrics",
     "files",
+    "curve_files",
     "data.columns",
+    "data.labels",
+    "data.mapping",
     "data.cues",
     "data.counterfactuals",
     "data.pairing",

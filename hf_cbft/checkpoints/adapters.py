@@ -15,7 +15,7 @@ from hf_cbft.checkpoints.tensors import compare_tensors
 _FACTOR = re.compile(r"\.lora_(?:embedding_)?(A|B)(?:\.weight)?$")
 _PREFIX = "base_model.model."
 # Adapters that are more than W + s B A.
-_VARIANTS = (
+VARIANTS = (
     "use_dora",
     "use_qalora",
     "alora_invocation_tokens",
@@ -26,9 +26,10 @@ _VARIANTS = (
     "kasa_config",
     "monteclora_config",
     "velora_config",
+    "megatron_config",
 )
 # Initialisations that leave the base as it is.
-_PLAIN_INITIALISATIONS = (None, True, False, "gaussian", "orthogonal")
+PLAIN_INITIALISATIONS = (None, True, False, "gaussian", "orthogonal")
 _MERGE = "merge each into its base (merge_and_unload), save them, and compare these folders."
 
 
@@ -73,8 +74,8 @@ def _check_kind(side: str, config: Mapping[str, Any]) -> list[Finding]:
     if kind != "LORA":
         text = f"the {side}'s is of the kind {kind}, not LoRA, and it has no scale to interpolate."
         return [Finding("adapter", BLOCKING, text, f"If it can be merged, {_MERGE}")]
-    reasons = [f"with {name}" for name in _VARIANTS if config.get(name)]
-    if config.get("init_lora_weights", True) not in _PLAIN_INITIALISATIONS:
+    reasons = [f"with {name}" for name in VARIANTS if config.get(name)]
+    if config.get("init_lora_weights", True) not in PLAIN_INITIALISATIONS:
         reasons.append(f"with init_lora_weights={config['init_lora_weights']!r}")
     if not reasons:
         return []
@@ -112,7 +113,9 @@ def _check_fit(side: str, adapter: Checkpoint, base: Checkpoint) -> list[Finding
         advice = "Transformers may rename them when it loads; where it does not, this is another base."
         findings.append(Finding("adapter", DIFFERS, text, advice))
     if whole and not unfit and not missing:
-        findings.append(Finding("adapter", SAME, f"the {side}'s {len(whole)} modules fit on the base"))
+        findings.append(
+            Finding("adapter", SAME, f"the {side}'s fits on the base: {len(whole)} module{'s' * (len(whole) > 1)}")
+        )
     return findings
 
 

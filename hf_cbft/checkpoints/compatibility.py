@@ -174,10 +174,11 @@ def _compare_architectures(first: Mapping[str, Any], second: Mapping[str, Any]) 
     ours, theirs = (f"{_class_name(config)} ({config.get('model_type')})" for config in (first, second))
     text = f"{ours} at the start, {theirs} at the end."
     advice = "There is no line between two architectures: take checkpoints of one."
-    sizes = [finding for finding in compare_configs(first, second) if finding.topic == "size"]
+    common = [key for key in first if key in second]
+    found = compare_configs({key: first[key] for key in common}, {key: second[key] for key in common})
     return [
         Finding("architecture", BLOCKING, text, advice),
-        *(finding for finding in sizes if "not given" not in finding.text),
+        *(finding for finding in found if finding.topic == "size"),
         *_compare_vocabularies(first, second),
     ]
 
@@ -246,8 +247,8 @@ def _check_class(side: str, model: Checkpoint, trust_remote_code: bool) -> list[
     import transformers
 
     name = _class_name(model.config)
-    # `dir` rather than `hasattr`, which would load the class, and torch.
-    if name in dir(transformers):
+    # Not `hasattr`, which would load the class, and torch.
+    if name in transformers.__all__:
         return []
     if name is None or not model.config.get("auto_map"):
         text = f"the {side} names the class {name}, which Transformers {transformers.__version__} does not have."

@@ -53,11 +53,10 @@ _DEFAULT_LABEL = re.compile(r"^LABEL_\d+$")
 def compare_configs(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[Finding]:
     """Sizes, what changes the function, and what else differs. Labels, vocabulary and ties are looked at elsewhere."""
     ours, theirs = _flat(first), _flat(second)
-    keys = sorted(key for key in ours.keys() | theirs.keys() if _weighty(key) and ours.get(key) != theirs.get(key))
-    # Where one does not give a value, it has its class's default.
-    if any((key in ours) != (key in theirs) for key in keys if _SIZES.match(_last(key)) or _changes_function(key)):
+    # What one does not give is its class's default, which null is not.
+    if any(_SIZES.match(_last(key)) or _changes_function(key) for key in ours.keys() ^ theirs.keys() if _weighty(key)):
         ours, theirs = _flat(with_defaults(first)) | ours, _flat(with_defaults(second)) | theirs
-        keys = [key for key in keys if ours.get(key) != theirs.get(key)]
+    keys = sorted(key for key in ours.keys() | theirs.keys() if _weighty(key) and ours.get(key) != theirs.get(key))
     sizes = [key for key in keys if _SIZES.match(_last(key))]
     function = [key for key in keys if key not in sizes and _changes_function(key)]
     others = [key for key in keys if key not in sizes and key not in function]
@@ -175,8 +174,6 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         rope.setdefault("rope_type", rope.pop("type", "default"))
         flat = {f"{prefix}rope.{key}": value for key, value in rope.items() if value is not None}
     for key, value in config.items():
-        if value is None:  # the same as not given
-            continue
         if isinstance(value, dict) and key not in ("id2label", "label2id", "auto_map", "quantization_config"):
             flat |= _flat(value, f"{prefix}{key}.")
         else:
@@ -196,5 +193,5 @@ def _labels(config: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    text = "not given" if value is None else str(value)
+    text = "none" if value is None else str(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
+from hf_cbft.architectures import class_name
 from hf_cbft.checkpoints.sources import split_revision
 from hf_cbft.interpolation import named_weights
 
@@ -87,14 +88,6 @@ def load_model(
     return model
 
 
-def split_adapter(source: str) -> tuple[str, str | None]:
-    """`base+adapter` in two, each with its revision. A folder keeps its name, whatever is in it."""
-    if "+" not in source or Path(source).exists():
-        return source, None
-    base, _, adapter = source.partition("+")
-    return base, adapter
-
-
 def _model_class(config: Any, name: str, trust_remote_code: bool) -> type[PreTrainedModel]:
     architectures = getattr(config, "architectures", None) or []
     auto_map = getattr(config, "auto_map", None) or {}
@@ -114,7 +107,7 @@ def _model_class(config: Any, name: str, trust_remote_code: bool) -> type[PreTra
 def source_name(source: str | Path | nn.Module) -> str:
     """What a report calls an end point: its id or folder, else where the model was loaded from, else its class."""
     if isinstance(source, nn.Module):
-        return getattr(source, "name_or_path", "") or type(source).__name__
+        return getattr(source, "name_or_path", "") or class_name(source)
     return str(source)
 
 
@@ -127,6 +120,7 @@ class StoredWeights(Mapping[str, torch.Tensor]):
         places (`dict[str, tuple[str, str]]`): the file of each weight, and its name there.
         kept (`dict[str, torch.Tensor]`): weights that no file holds as they are.
         dtypes (`dict[str, torch.dtype]`): what each is read as.
+        config (`PretrainedConfig`): of the model.
     """
 
     def __init__(
@@ -134,8 +128,9 @@ class StoredWeights(Mapping[str, torch.Tensor]):
         places: dict[str, tuple[str, str]],
         kept: dict[str, torch.Tensor],
         dtypes: dict[str, torch.dtype],
+        config: Any,
     ) -> None:
-        self._places, self._kept, self._dtypes = places, kept, dtypes
+        self._places, self._kept, self._dtypes, self.config = places, kept, dtypes, config
         self._files = {file: safe_open(file, framework="pt") for file, _ in places.values()}
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -143,6 +138,9 @@ class StoredWeights(Mapping[str, torch.Tensor]):
             return self._kept[name]
         file, key = self._places[name]
         return self._files[file].get_tensor(key).to(self._dtypes[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._dtypes  # the mapping's own would read the tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._dtypes)
@@ -157,7 +155,8 @@ def stored_weights(source: str | Path, options: LoadOptions) -> StoredWeights:
     The model is loaded once, so that whatever Transformers does to a checkpoint (other names, tied weights, another
     dtype) is done; then each of its weights is looked for in the files and, where the same bits are there, dropped.
     """
-    model = load_model(source, options=options)
+    model: Any = load_model(source, options=options)
+    config = model.config
     check_no_nan(named_weights(model), str(source))
     weights = {name: tensor.detach() for name, tensor in named_weights(model).items()}
     dtypes = {name: tensor.dtype for name, tensor in weights.items()}
@@ -179,7 +178,7 @@ def stored_weights(source: str | Path, options: LoadOptions) -> StoredWeights:
                     places[name] = (file, key)
                     del weights[name]
                     break
-    return StoredWeights(places, weights, dtypes)
+    return StoredWeights(places, weights, dtypes, config)
 
 
 def _same(weight: torch.Tensor, stored: torch.Tensor) -> bool:

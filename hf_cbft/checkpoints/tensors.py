@@ -62,14 +62,19 @@ def compare_tensors(topic: str, ours: Tensors, theirs: Tensors, advice: str) -> 
     return [Finding(topic, BLOCKING, f"{'; '.join(sides)}.", advice)]
 
 
+def is_head(name: str) -> bool:
+    """Whether a weight stands on top of the base model, told by its name."""
+    return _HEAD.search(name) is not None
+
+
 def body(tensors: Tensors) -> Tensors:
     """What the base model has."""
-    return {name: tensor for name, tensor in tensors.items() if not _HEAD.search(name)}
+    return {name: tensor for name, tensor in tensors.items() if not is_head(name)}
 
 
 def head(tensors: Tensors) -> Tensors:
     """What stands on top of the base model."""
-    return {name: tensor for name, tensor in tensors.items() if _HEAD.search(name)}
+    return {name: tensor for name, tensor in tensors.items() if is_head(name)}
 
 
 def compare_ties(first: Checkpoint, second: Checkpoint) -> tuple[list[Finding], Tensors, Tensors]:

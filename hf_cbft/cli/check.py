@@ -12,8 +12,10 @@ POSITIONAL = ("start", "end")
 
 @dataclass
 class Arguments:
-    start: str = field(metadata={"help": "A folder, org/name, org/name@revision, an adapter, or base+adapter."})
-    end: str = field(metadata={"help": "Likewise."})
+    start: str = field(
+        default="", metadata={"help": "A folder, org/name, org/name@revision, an adapter, or base+adapter."}
+    )
+    end: str = field(default="", metadata={"help": "Likewise."})
     deep: bool = field(
         default=False, metadata={"help": "Fetch tokenizer and processor files that differ, and say how."}
     )
@@ -28,11 +30,13 @@ class Arguments:
 
 
 def check(arguments: Arguments) -> None:
-    """Refuse contradicting options.
+    """Refuse wrong usage.
 
     Raises:
-        ValueError: `head_from` is neither end, or stands beside `ignore_head`.
+        ValueError: an end is missing, or `head_from` is neither end or stands beside `ignore_head`.
     """
+    if not arguments.start or not arguments.end:
+        raise ValueError("two checkpoints are needed: hf-cbft check START END.")
     if arguments.head_from not in (None, "start", "end"):
         raise ValueError(f"--head_from is start or end; got {arguments.head_from!r}.")
     if arguments.head_from and arguments.ignore_head:

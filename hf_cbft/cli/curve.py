@@ -103,7 +103,8 @@ def run(arguments: Arguments) -> int:
     if main:
         print(
             f"The middle and curve.json are in {arguments.output_dir}/. The loss along the curve, on data that it was "
-            f"not trained on:\n  hf-cbft evaluate {arguments.start} {arguments.end} --path {arguments.output_dir} ..."
+            f"not trained on:\n  hf-cbft evaluate {arguments.start} {arguments.end} --path {arguments.output_dir} "
+            "--dataset NAME=SOURCE --output_dir RESULT"
         )
     return 0
 

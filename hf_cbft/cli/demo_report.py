@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hf_cbft.files import write_json, write_text
-from hf_cbft.results import ConnectivityResult, format_band, format_table
+from hf_cbft.results import ConnectivityResult
+from hf_cbft.tables import format_band, format_table
 
 SETS = ("no_cue", "cue", "rand_cue", "rand_input")
 NAIVE = ("naive-small", "naive-medium", "naive-large")

@@ -24,6 +24,9 @@ class Arguments(DataArguments, LoadArguments):
     through: list[str] = field(
         default_factory=list, metadata={"help": "Checkpoints in between: straight segments from each to the next."}
     )
+    head_from: str | None = field(
+        default=None, metadata={"help": "start or end: use its head all along, where the heads do not fit."}
+    )
     num_points: int = field(default=11, metadata={"help": "Points of the path, evenly spaced, both ends among them."})
     alphas: list[float] = field(default_factory=list, metadata={"help": "The points themselves, from 0 to 1."})
     baseline: str = field(default="chord", metadata={"help": "Barrier above: chord, mean or max of the end losses."})
@@ -83,6 +86,7 @@ def run(arguments: Arguments) -> int:
         batch_size=arguments.batch_size,
         metrics=arguments.metrics,
         calibration_dataset=calibration_set(arguments),
+        head_from=arguments.head_from,
         **arguments.load_options(),
     )
     sets, mapping = read_sets(arguments, evaluator.model)
@@ -91,7 +95,7 @@ def run(arguments: Arguments) -> int:
     try:
         result = evaluator.evaluate(
             sets,
-            path=_path(arguments),
+            path=list(arguments.through) or arguments.path,
             num_points=arguments.num_points,
             alphas=arguments.alphas or None,
             baseline=arguments.baseline,
@@ -127,13 +131,3 @@ def write_report(folder: Path, result: Any, report: Any) -> None:
     if report is not None:
         write_json(folder / "mechanisms.json", report.to_dict())
     result.write(folder)
-
-
-def _path(arguments: Arguments) -> Any:
-    if arguments.through:
-        return list(arguments.through)
-    if arguments.path == "linear":
-        return "linear"
-    from hf_cbft.curves import load_curve
-
-    return load_curve(arguments.path, arguments.start, arguments.end)

@@ -11,8 +11,8 @@ class DataArguments:
     dataset: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "NAME=SOURCE[:SPLIT], several of them; SOURCE is a Hub id, a load_from_disk folder, an image folder, "
-            "a CSV, JSON or Parquet file, or digits. With no_cue, cue and rand_cue, the mechanisms are compared."
+            "help": "NAME=SOURCE[:SPLIT], several of them; SOURCE is a Hub id, a load_from_disk folder, an image "
+            "folder, a CSV, JSON or Parquet file, or digits. With no_cue and rand_cue the mechanisms are compared."
         },
     )
     calibration_dataset: str = field(
@@ -54,15 +54,15 @@ class LoadArguments:
 
 
 def processing_class(source: str, arguments: LoadArguments) -> Any:
-    """The tokenizer, image processor or feature extractor that lies beside a checkpoint; `None` where there is none."""
+    """The tokenizer, image processor or feature extractor beside a checkpoint; `None` where there is none."""
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
     from transformers.utils import cached_file
 
-    from hf_cbft.checkpoints.loading import split_adapter
+    from hf_cbft.checkpoints.headers import split_adapter
     from hf_cbft.checkpoints.sources import split_revision
 
     name, revision = split_revision(split_adapter(source)[0])
-    options = {"revision": revision} if revision else {}
+    options: dict[str, Any] = {"revision": revision} if revision else {}
     found = {
         file: cached_file(
             name,

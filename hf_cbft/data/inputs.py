@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""From rows to model inputs: rows that hold them already, and rows that hold an image or a text."""
+"""From rows to model inputs: rows that hold them already, and rows that hold an image, a text or a sound."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from hf_cbft.data.columns import LABEL_COLUMNS, first_label_column, is_class
 from hf_cbft.data.completions import PROMPT_COLUMNS, TOKEN_COLUMNS, pad_tokens, tokenize_completion
 
 # Columns that go through the processing class.
-_PROCESSED_COLUMNS = ("image", "text")
+_PROCESSED_COLUMNS = ("image", "text", "audio")
 RAW_COLUMNS = (*_PROCESSED_COLUMNS, *PROMPT_COLUMNS)
 # What counts as a model input where no model says.
 _USUAL_INPUTS = {"input_ids", "pixel_values", "input_values", "input_features"}
@@ -48,9 +48,9 @@ class InputCollator:
     """Collate rows into a batch of model inputs with `labels`.
 
     Rows with model inputs (`pixel_values`, `input_ids`, ...) are stacked, or padded where there is a tokenizer; what
-    the model does not take is left out. Rows with an `image` (any mode, turned into RGB) or a `text` instead go
-    through `processing_class`, and so do rows with a `prompt` and a `completion`, see
-    [`~hf_cbft.data.completions.tokenize_completion`].
+    the model does not take is left out. Rows with an `image` (any mode, turned into RGB), a `text` (and a `text_pair`)
+    or an `audio` (an array with its sampling rate) instead go through `processing_class`, and so do rows with a
+    `prompt` and a `completion`, see [`~hf_cbft.data.completions.tokenize_completion`].
 
     Rows of a language model have a label for each token. Where a label column beside them holds a class (a whole
     number), the batch has it as `class_labels`, (B,): the model does not take them.
@@ -151,13 +151,29 @@ class InputCollator:
         if column == "image":
             images = [image.convert("RGB") if hasattr(image, "convert") else image for image in values]
             batch = dict(self.processing_class(images=images, return_tensors="pt"))
+        elif column == "audio":
+            batch = dict(self._sounds(values))
         else:
-            batch = dict(self.processing_class(text=values, padding=True, truncation=True, return_tensors="pt"))
+            pairs = {"text_pair": [row["text_pair"] for row in rows]} if "text_pair" in rows[0] else {}
+            options = {"padding": True, "truncation": True, "return_tensors": "pt"}
+            batch = dict(self.processing_class(text=values, **pairs, **options))
         if self._names is not None:
             batch = {name: value for name, value in batch.items() if name in self._names}
         if "labels" in rows[0]:
             batch["labels"] = torch.tensor([int(row["labels"]) for row in rows])
         return batch
+
+
+    def _sounds(self, values: list[Any]) -> Any:
+        rates = {value["sampling_rate"] for value in values}
+        wanted = self.processing_class.sampling_rate
+        if rates != {wanted}:
+            raise ValueError(
+                f"A sound has a sampling rate of {next(iter(rates - {wanted}))} Hz, and the model hears {wanted} Hz: "
+                f"resample with dataset.cast_column('audio', Audio(sampling_rate={wanted}))."
+            )
+        arrays = [np.asarray(value["array"], dtype=np.float32) for value in values]
+        return self.processing_class(arrays, sampling_rate=wanted, padding=True, return_tensors="pt")
 
 
 def _has_token_labels(rows: list[Any]) -> bool:

@@ -167,11 +167,11 @@ def measure(population: Population, count: int, height: float, simulations: int,
     return [shares[0], float(widths[0]), shares[1], float(widths[1]), *shares[2:]]
 
 
-def time_and_memory() -> None:
+def time_and_memory(num_examples: int) -> None:
     alphas = np.linspace(0.0, 1.0, 21)
-    losses = 5.0 + np.random.default_rng(0).standard_normal((21, 100_000))
-    weights = np.random.default_rng(1).integers(1, LONGEST + 1, 100_000)
-    print("one barrier, 100,000 examples, 21 points, 1,000 replicates:")
+    losses = 5.0 + np.random.default_rng(0).standard_normal((21, num_examples))
+    weights = np.random.default_rng(1).integers(1, LONGEST + 1, num_examples)
+    print(f"one barrier, {num_examples:,} examples, 21 points, 1,000 replicates:")
     for name, given in (("plain", None), ("weighted", weights)):
         started = time.perf_counter()
         compute_barrier(alphas, losses, weights=given)
@@ -185,16 +185,16 @@ def time_and_memory() -> None:
         )
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=Path, nargs="+", default=[], help="examples.safetensors of saved results")
     parser.add_argument("--set", default="cue", help="the data set in them")
     parser.add_argument("--simulations", type=int, default=1000)
     parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--quick", action="store_true", help="20 simulations of 100 replicates, nothing is required")
-    arguments = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="20 simulations, 100 replicates, nothing is required")
+    arguments = parser.parse_args(argv)
     simulations, resamples = (20, 100) if arguments.quick else (arguments.simulations, arguments.resamples)
-    time_and_memory()
+    time_and_memory(5_000 if arguments.quick else 100_000)
     print(f"{simulations} simulations, {resamples} replicates, nominal 95 %")
     if not arguments.examples:
         print("no --examples: the cells of real losses are left out")

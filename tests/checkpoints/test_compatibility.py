@@ -102,6 +102,7 @@ def test_two_of_a_kind_are_compatible(pair, tmp_path):
         ({"config": changed(CONFIG, num_attention_heads=2)}, "function", "num_attention_heads is 4 .* and 2"),
         ({"config": changed(CONFIG, num_key_value_heads=4)}, "function", "num_key_value_heads is 2 .* and 4"),
         ({"config": changed(CONFIG, sliding_window=None)}, "function", "sliding_window is 64 .* and 4096"),
+        ({"config": {**CONFIG, "sliding_window": None}}, "function", "sliding_window is 64 at the start and none at"),
         ({"config": changed(CONFIG, hidden_act="gelu")}, "function", "hidden_act is silu at the start and gelu"),
         ({"config": changed(CONFIG, rms_norm_eps=1e-6)}, "function", "rms_norm_eps is 1e-05 .* and 1e-06"),
         ({"config": changed(CONFIG, rope_theta=1e6)}, "function", r"rope.rope_theta is 10000\.0 .* and 1000000\.0"),
@@ -310,12 +311,7 @@ def rename(folder, names):
                 "LayerNorm.bias", "LayerNorm.beta"
             ),
         ),
-        (
-            "vit",
-            lambda name: name.replace("vit.layers.", "vit.encoder.layer.").replace(
-                "vit.encoder.layers", "vit.encoder.layer"
-            ),
-        ),
+        ("vit", lambda name: name.replace("vit.encoder.layer.", "vit.layers.")),
         ("gpt2", lambda name: name.removeprefix("transformer.")),
     ],
 )
@@ -323,10 +319,7 @@ def test_other_names_for_the_same_weights_are_said_only(make_model, tmp_path, na
     # Most checkpoints on the Hub are older than the code that loads them.
     for side in ("start", "end"):
         make_model(name).save_pretrained(tmp_path / side)
-    before = load_file(tmp_path / "end" / "model.safetensors").keys()
     rename(tmp_path / "end", names)
-    if before == load_file(tmp_path / "end" / "model.safetensors").keys():
-        pytest.skip("this version of Transformers writes these names itself")
     report = compare(tmp_path / "start", tmp_path / "end")
     assert report.compatible, str(report)
     assert "saved under other names, with the same shapes" in texts(report, "differs")["weights"]
@@ -442,7 +435,7 @@ def test_adapters_that_are_no_plain_lora(adapters, tmp_path):
 def test_an_adapter_whose_base_is_gone(adapters, tmp_path):
     first = adapters("first")
     (tmp_path / "base").rename(tmp_path / "moved")
-    with pytest.raises((ValueError, OSError), match="The base of the adapter .*first"):
+    with pytest.raises((ValueError, OSError), match=r"The base of the adapter .*first"):
         compare(first, first)
     config = json.loads((first / "adapter_config.json").read_text(encoding="utf-8"))
     (first / "adapter_config.json").write_text(

@@ -83,9 +83,12 @@ def test_a_revision_reaches_the_weights(make_model, monkeypatch, tmp_path):
     config = AutoConfig.from_pretrained(folder)
     asked = {}
     monkeypatch.setattr(AutoConfig, "from_pretrained", lambda given, **options: config)
-    monkeypatch.setattr(
-        ViTForImageClassification, "from_pretrained", lambda given, **options: asked.update(options, name=given)
-    )
+
+    def from_pretrained(given, output_loading_info, **options):
+        asked.update(options, name=given)
+        return make_model("vit"), {"missing_keys": set()}
+
+    monkeypatch.setattr(ViTForImageClassification, "from_pretrained", from_pretrained)
     load_model("org/name@abc123")
     assert asked == {"name": "org/name", "revision": "abc123", "use_safetensors": True, "trust_remote_code": False}
 

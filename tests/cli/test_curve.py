@@ -9,6 +9,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_cbft.cli.curve import Arguments, check, run
+from hf_cbft.cli.main import main
 from hf_cbft.curve_files import load_curve
 from hf_cbft.data.sentences import generate_sentences, word_tokenizer
 
@@ -64,7 +65,7 @@ def test_it_leaves_a_curve_between_the_two_and_says_how_to_measure_it(inputs, tm
     losses = [float(line.split()[-1]) for line in said.splitlines() if line.startswith("step")]
     assert len(losses) == 10
     assert losses[-1] < losses[0]
-    assert f"hf-cbft evaluate {inputs / 'start'} {inputs / 'end'} --path {folder} ..." in said
+    assert f"hf-cbft evaluate {inputs / 'start'} {inputs / 'end'} --path {folder} --dataset" in said
     path = load_curve(folder, inputs / "start", inputs / "end")
     name = "bert.encoder.layer.0.output.dense.weight"
     assert not torch.allclose(path.middle[name], (path.start[name] + path.end[name]) / 2)
@@ -109,3 +110,26 @@ def test_an_output_folder_that_is_not_free_is_left_alone(inputs, tmp_path):
     with pytest.raises(ValueError, match="is a file: name a folder with --output_dir"):
         check(arguments(inputs, tmp_path / "thesis.txt"))
     check(arguments(inputs, tmp_path / "new"))
+
+
+@pytest.mark.parametrize(
+    ("start", "data", "said"),
+    [
+        ("nowhere", "train.jsonl", "nowhere"),
+        ("adapter", "train.jsonl", "start carries an adapter, and a curve runs between whole weights: merge it first"),
+        ("start", "nothing.jsonl", "nothing.jsonl"),
+        ("start", "numbers.jsonl", "The data set 'train'"),
+    ],
+)
+def test_input_that_cannot_be_had_is_one_sentence_and_status_2(inputs, tmp_path, capsys, start, data, said):
+    """A traceback tells a user that the program is broken; a folder that was begun, that something is in it."""
+    (inputs / "adapter").mkdir(exist_ok=True)
+    (inputs / "adapter" / "adapter_config.json").write_text("{}")
+    (inputs / "numbers.jsonl").write_text('{"number": 1, "label": 0}\n')
+    options = ["--train_dataset", f"train={inputs / data}", "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    assert main(["curve", str(inputs / start), str(inputs / "end"), *options]) == 2
+    errors = capsys.readouterr().err
+    assert "hf-cbft curve: error: " in errors
+    assert said in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out").exists()

@@ -13,12 +13,17 @@ from PIL import Image as PILImage
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, PreTrainedTokenizerFast
+from transformers import (
+    DataCollatorForSeq2Seq,
+    DataCollatorWithFlattening,
+    PreTrainedTokenizerFast,
+    Wav2Vec2FeatureExtractor,
+)
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from hf_cbft.data.columns import class_labels
 from hf_cbft.data.inputs import InputCollator, drop_unused_columns
-from hf_cbft.data.sentences import vocabulary
+from hf_cbft.data.sentences import vocabulary, word_tokenizer
 
 LABELS = ["labels", "label", "label_ids"]
 PAD = 0
@@ -506,3 +511,35 @@ def test_sets_of_prompts_and_of_tokens_keep_what_is_needed(make_model):
     assert drop_unused_columns(prompts, make_model("gpt2")).column_names == ["prompt", "completion", "label", "name"]
     tokens = Dataset.from_list(language_rows())
     assert drop_unused_columns(tokens, make_model("gpt2")).column_names == ["input_ids", "labels", "label"]
+
+
+# Pairs of texts, and sounds
+
+
+def test_a_pair_of_texts_is_one_input():
+    # Entailment without its second sentence is a guess.
+    tokenizer = word_tokenizer()
+    rows = [
+        {"text": "a storm today", "text_pair": "weather", "label": 1},
+        {"text": "rain", "text_pair": "snow and rain", "label": 0},
+    ]
+    batch = InputCollator(processing_class=tokenizer)(rows)
+    expected = tokenizer(["a storm today", "rain"], ["weather", "snow and rain"], padding=True, return_tensors="pt")
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    alone = tokenizer(["a storm today", "rain"], padding=True, return_tensors="pt")
+    assert batch["input_ids"].shape != alone["input_ids"].shape
+    assert batch["labels"].tolist() == [1, 0]
+
+
+def test_sounds_go_through_the_feature_extractor():
+    # Sounds of another rate play slower or faster: another input without a word.
+    extractor = Wav2Vec2FeatureExtractor(sampling_rate=8000, return_attention_mask=True)
+    rows = [{"audio": {"array": np.sin(np.arange(n)), "sampling_rate": 8000}, "label": 1} for n in (20, 30)]
+    batch = InputCollator(processing_class=extractor)(rows)
+    expected = extractor([r["audio"]["array"].astype("f4") for r in rows], sampling_rate=8000, padding=True)
+    assert np.array_equal(batch["input_values"].numpy(), np.stack(expected["input_values"]))
+    assert batch["attention_mask"].sum(dim=1).tolist() == [20, 30]
+    assert batch["labels"].tolist() == [1, 1]
+    rows[1]["audio"]["sampling_rate"] = 16000
+    with pytest.raises(ValueError, match="A sound has a sampling rate of 16000 Hz, and the model hears 8000 Hz: resam"):
+        InputCollator(processing_class=extractor)(rows)
