@@ -47,8 +47,8 @@ class MatrixEvaluator:
     """Measure the straight lines between all pairs of N checkpoints of one architecture.
 
     Each checkpoint is loaded once. One model is live, the first; the weights of the others stay in their files and are
-    read at each point, so the memory is that of one model and the copy that an open point keeps, whatever N is. What
-    decides a checkpoint's own figures is measured once, not for each pair.
+    read at each point, so the memory is that of one model and the copy that an open point keeps, whatever N is. Each
+    checkpoint itself is measured once, not for each of its pairs.
 
     Args:
         checkpoints (`Sequence[str]`): two or more folders, Hub ids or `org/name@revision`, all different.
@@ -343,7 +343,7 @@ def check_checkpoints(checkpoints: Sequence[str | Path]) -> list[str]:
             )
     sources = [str(source) for source in given]
     if len(sources) < 2:
-        raise ValueError(f"{len(sources)} checkpoints have no pairs: give at least two.")
+        raise ValueError(f"A matrix needs at least two checkpoints, and {len(sources)} came: give more.")
     places = [str(Path(source).resolve()) if Path(source).exists() else source for source in sources]
     twice = next((source for i, source in enumerate(sources) if places[i] in places[:i]), None)
     if twice is not None:

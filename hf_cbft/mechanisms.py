@@ -7,16 +7,17 @@ was, and two models are mechanistically similar when they are invariant to the s
 2023, definitions 2-4). Here an intervention is a pair of data sets, one without the change and one with it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from hf_cbft.barriers import counted, finite_or_none, mean_band, weighted_means
+from hf_cbft.tables import format_band, format_table
 
 ENDS = ("start", "end")
+_ANY = (-np.inf, np.inf)
 _SHARE = (0.0, 1.0)
 _ANSWERS = {True: "invariant", False: "relies on it", None: "undecided"}
 _SIMILAR = {True: "similar", False: "dissimilar", None: "undecided"}
@@ -55,6 +56,10 @@ class Estimate:
         if -margin <= low and high <= margin:
             return True
         return False if low > margin or high < -margin else None
+
+    def cells(self, sign: str = "") -> list[str]:
+        """The value and its interval, as a table shows them."""
+        return [f"{self.value:{sign}.3f}", format_band(self.low, self.high, digits=3, sign=sign)]
 
 
 @dataclass(frozen=True)
@@ -131,19 +136,19 @@ class MechanismReport:
         for one in self.interventions:
             name = f"{one.base} -> {one.changed}" + ("" if one.paired else " (unpaired)")
             for end in ENDS:
-                cells = [*_cells(one.accuracy[end], "+"), *_cells(one.loss[end], "+"), _ANSWERS[one.invariant[end]]]
+                cells = [*one.accuracy[end].cells("+"), *one.loss[end].cells("+"), _ANSWERS[one.invariant[end]]]
                 rows.append([name, end, *cells])
             degree = {True: "same degree", False: "other degree", None: "-"}[one.difference.within(self.margin)]
-            rows.append([name, "end - start", *_cells(one.difference, "+"), "", "", degree])
+            rows.append([name, "end - start", *one.difference.cells("+"), "", "", degree])
         lines = [
             f"What {self.start} (start) and {self.end} (end) rely on, by the change of the accuracy:",
-            *_aligned(rows),
+            *format_table(rows, left=2),
         ]
         if other := self.other_degree:
             lines.append(f"The same answer, but to another degree: {', '.join(other)}.")
         if self.agreement:
-            shares = [[name, *_cells(share, "")] for name, share in self.agreement.items()]
-            lines += ["Both ends predict the same:", *_aligned([["set", "share", interval], *shares])]
+            shares = [[name, *share.cells()] for name, share in self.agreement.items()]
+            lines += ["Both ends predict the same:", *format_table([["set", "share", interval], *shares])]
         on = f" (on {', '.join(self.not_connected_on)})" if self.not_connected_on else ""
         verdict = {True: "yes", False: "no" + on, None: "undecided"}[self.connected]
         lines += [
@@ -191,17 +196,20 @@ def mechanisms(result: Any, pairs: Iterable[Sequence[str]] | None = None, margin
     if not 0.0 < margin < 1.0:
         raise ValueError(f"margin = {margin} is no change of an accuracy: give a fraction between 0 and 1.")
     settings = result.settings
-    statistics = {name: settings[name] for name in ("confidence", "num_resamples", "seed")}
-    found = tuple(_intervention(result, *pair, margin, statistics) for pair in _checked_pairs(result, pairs))
+    checked = _checked_pairs(result, pairs)
+    questions = {key: question for pair in checked for key, question in _pair_questions(result, *pair).items()}
+    questions |= {
+        (name, "agreement"): _agreement(predictions, result.weights[name])
+        for name, predictions in result.predictions.items()
+    }
+    estimates = _answered(questions, {name: settings[name] for name in ("confidence", "num_resamples", "seed")})
+    found = tuple(_intervention(result, *pair, margin, estimates) for pair in checked)
     verdicts = {name: barrier.connected for name, barrier in result.barriers.items()}
     return MechanismReport(
         start=str(settings["start"]),
         end=str(settings["end"]),
         interventions=found,
-        agreement={
-            name: _agreement(predictions, result.weights[name], statistics)
-            for name, predictions in result.predictions.items()
-        },
+        agreement={name: estimates[name, "agreement"] for name in result.predictions},
         similar=_same_answers(found),
         connected=False if False in verdicts.values() else None if None in verdicts.values() else True,
         not_connected_on=tuple(name for name, connected in verdicts.items() if connected is False),
@@ -249,37 +257,26 @@ def _checked_pairs(result: Any, pairs: Iterable[Sequence[str]] | None) -> list[t
     return checked
 
 
-def _intervention(result: Any, base: str, changed: str, margin: float, statistics: dict[str, Any]) -> Intervention:
+def _intervention(
+    result: Any, base: str, changed: str, margin: float, estimates: Mapping[Any, Estimate]
+) -> Intervention:
     paired = _same_rows(result, base, changed)
-    weights = (result.weights[base], result.weights[changed])
-    losses = [result.example_losses[name][[0, -1]] for name in (base, changed)]
-    correct = [result.example_correct[name][[0, -1]] for name in (base, changed)]
-    change = partial(_change, weights=weights, paired=paired, statistics=statistics)
-    accuracy = {end: change([of[row] for of in correct], bounds=_SHARE) for row, end in enumerate(ENDS)}
+
+    def change(*quantity: str) -> Estimate:
+        if paired:
+            return estimates[(base, changed, *quantity)]
+        return _difference(estimates[(base, *quantity)], estimates[(changed, *quantity)])
+
+    accuracy = {end: change("accuracy", end) for end in ENDS}
     return Intervention(
         base=base,
         changed=changed,
         paired=paired,
-        loss={end: change([of[row] for of in losses]) for row, end in enumerate(ENDS)},
+        loss={end: change("loss", end) for end in ENDS},
         accuracy=accuracy,
-        difference=change([of[1] - of[0] for of in correct], bounds=(-1.0, 1.0)),
+        difference=change("accuracy", "end - start"),
         invariant={end: accuracy[end].within(margin) for end in ENDS},
     )
-
-
-def _change(
-    values: Sequence[np.ndarray],
-    weights: tuple[np.ndarray, np.ndarray],
-    paired: bool,
-    statistics: dict[str, Any],
-    bounds: tuple[float, float] | None = None,
-) -> Estimate:
-    """How much larger the mean is on the second of two sets; `bounds` are those of a value."""
-    if paired:
-        reach = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
-        return _mean(values[1] - values[0], weights[0], statistics, reach)
-    base, changed = (_mean(*of_set, statistics, bounds) for of_set in zip(values, weights, strict=True))
-    return _difference(base, changed)
 
 
 def _same_rows(result: Any, base: str, changed: str) -> bool:
@@ -298,26 +295,75 @@ def _same_answers(interventions: Sequence[Intervention]) -> bool | None:
     return True if len(decided) == len(answers) else None
 
 
-def _agreement(predictions: np.ndarray, weights: np.ndarray, statistics: dict[str, Any]) -> Estimate:
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """What is the weighted mean of (N,) values that lie within `bounds`?"""
+
+    values: np.ndarray
+    weights: np.ndarray
+    bounds: tuple[float, float]
+
+
+def _pair_questions(result: Any, base: str, changed: str) -> dict[tuple[str, ...], _Question]:
+    """Of the change from row to row, where rows are paired; else of each set for itself."""
+    of_base, of_changed = (_set_questions(result, name) for name in (base, changed))
+    if not _same_rows(result, base, changed):
+        return {(name, *key): q for name, of in ((base, of_base), (changed, of_changed)) for key, q in of.items()}
+    return {
+        (base, changed, *key): _Question(
+            of_changed[key].values - one.values,
+            one.weights,
+            (one.bounds[0] - one.bounds[1], one.bounds[1] - one.bounds[0]),
+        )
+        for key, one in of_base.items()
+    }
+
+
+def _set_questions(result: Any, name: str) -> dict[tuple[str, str], _Question]:
+    losses, correct, weights = (of[name] for of in (result.example_losses, result.example_correct, result.weights))
+    ends = list(zip(ENDS, (0, -1), strict=True))
+    return {
+        **{("loss", end): _Question(losses[row], weights, _ANY) for end, row in ends},
+        **{("accuracy", end): _Question(correct[row], weights, _SHARE) for end, row in ends},
+        ("accuracy", "end - start"): _Question(correct[-1] - correct[0], weights, (-1.0, 1.0)),
+    }
+
+
+def _agreement(predictions: np.ndarray, weights: np.ndarray) -> _Question:
     """How often both ends predict the same: of the examples, or of their tokens, one example's after another's."""
     equal = (predictions[0] == predictions[-1]).astype(np.float64)
     owner = np.repeat(np.arange(len(weights)), weights.astype(int))
     by_example = np.bincount(owner, weights=equal, minlength=len(weights)) / np.maximum(weights, 1.0)
-    return _mean(by_example, weights, statistics, _SHARE)
+    return _Question(by_example, weights, _SHARE)
 
 
-def _mean(
-    values: np.ndarray, weights: np.ndarray, statistics: dict[str, Any], bounds: tuple[float, float] | None = None
-) -> Estimate:
-    """Weighted mean of per-example values; the example is what is resampled."""
-    if bounds == _SHARE and (values > 0.0).sum() > (values < 1.0).sum():
-        # Misses are counted where hits are many: a few misses, or none, claim no certainty.
-        missed = _mean(1.0 - values, weights, statistics, bounds)
-        low, high = (None if bound is None else 1.0 - bound for bound in (missed.high, missed.low))
-        return Estimate(1.0 - missed.value, low, high)
-    values, weights = counted(values[None], weights)
-    low, high = (finite_or_none(bound[0]) for bound in mean_band(values, weights, **statistics, bounds=bounds))
-    return Estimate(float(weighted_means(values, weights)[0]), low, high)
+def _answered(questions: Mapping[Any, _Question], statistics: Mapping[str, Any]) -> dict[Any, Estimate]:
+    """An estimate for each question; those of examples that weigh the same share the draws of the bootstrap."""
+    alike: dict[bytes, list[Any]] = {}
+    for key, question in questions.items():
+        alike.setdefault(np.asarray(question.weights, dtype=np.float64).tobytes(), []).append(key)
+    found = {
+        key: estimate
+        for keys in alike.values()
+        for key, estimate in zip(keys, _estimates([questions[key] for key in keys], statistics), strict=True)
+    }
+    return {key: found[key] for key in questions}
+
+
+def _estimates(questions: Sequence[_Question], statistics: Mapping[str, Any]) -> list[Estimate]:
+    """Weighted means of per-example values, each with an interval of its own; the example is what is resampled."""
+    values, weights = counted(np.stack([question.values for question in questions]), questions[0].weights)
+    bounds = np.array([question.bounds for question in questions])
+    # Misses are counted where hits are many: a few misses, or none, claim no certainty.
+    shares = (bounds == _SHARE).all(axis=1)
+    missed = shares & ((values > 0.0).sum(axis=1) > (values < 1.0).sum(axis=1))
+    values[missed] = 1.0 - values[missed]
+    band = mean_band(values, weights, **statistics, bounds=bounds, simultaneous=False)
+    estimates = []
+    for value, low, high, of_misses in zip(weighted_means(values, weights), *band, missed, strict=True):
+        ordered = (1.0 - value, 1.0 - high, 1.0 - low) if of_misses else (value, low, high)
+        estimates.append(Estimate(float(ordered[0]), *map(finite_or_none, ordered[1:])))
+    return estimates
 
 
 def _difference(base: Estimate, changed: Estimate) -> Estimate:
@@ -329,13 +375,3 @@ def _difference(base: Estimate, changed: Estimate) -> Estimate:
     if changed.high is not None and base.low is not None:
         high = float(value + np.hypot(changed.high - changed.value, base.value - base.low))
     return Estimate(value, low, high)
-
-
-def _cells(estimate: Estimate, sign: str) -> list[str]:
-    bounds = ["-" if bound is None else f"{bound:{sign}.3f}" for bound in (estimate.low, estimate.high)]
-    return [f"{estimate.value:{sign}.3f}", " to ".join(bounds)]
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -74,10 +74,9 @@ def plot_result(result: Mapping[str, Any], file: str | Path) -> None:
         if metric is not None:
             draw_lines(axes[0][1], result["alphas"], {name: by[metric] for name, by in result["metrics"].items()})
             axes[0][1].set_ylabel(metric)
+        ends = [_short(result["settings"][end], 40) for end in ("start", "end")]
         for panel in axes[0]:
-            panel.set_title(
-                f"0: {_short(result['settings']['start'])}, 1: {_short(result['settings']['end'])}", size=9
-            )
+            panel.set_title(f"alpha 0: {ends[0]}\nalpha 1: {ends[1]}", size=9)
         losses.legend(fontsize=8)
 
 

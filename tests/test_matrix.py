@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from safetensors.torch import load_file
 from transformers import (
     PreTrainedModel,
@@ -27,6 +28,7 @@ from hf_cbft.matrix import MatrixEvaluator, connectivity_matrix, short_names
 from hf_cbft.matrix_results import MatrixResult, clusters
 from hf_cbft.results import ConnectivityResult
 from hf_cbft.scoring import Scorer
+from hf_cbft.soups import Soup, soup_card
 from hf_cbft.sweep import Passes
 
 ROWS, BATCH = 8, 4
@@ -237,15 +239,15 @@ def test_a_checkpoint_more_costs_its_own_pairs(folders, sets, tmp_path, passes_o
     assert passes_of_batches["count"] == batches(4) - batches(3)
 
 
-@pytest.mark.parametrize("changed", ["weights", "data", "points"])
+@pytest.mark.parametrize("changed", ["first", "last", "data", "points"])
 def test_points_of_another_matrix_are_refused(make_model, folders, sets, tmp_path, changed):
     """Figures of two matrices in one."""
     checkpoints = folders(number=3)
     options = {**OPTIONS, "resume_dir": tmp_path / "points"}
     MatrixEvaluator(checkpoints, batch_size=BATCH).evaluate(sets, **options)
     message = r"holds the points of another sweep \(.*weights was"
-    if changed == "weights":
-        make_model("vit", seed=9).save_pretrained(checkpoints[2])
+    if changed in ("first", "last"):
+        make_model("vit", seed=9).save_pretrained(checkpoints[0 if changed == "first" else 2])
     elif changed == "data":
         sets = {**sets, "cue": make_rows(7)}
         message = "The data set 'cue' is not the same at every point"
@@ -365,11 +367,11 @@ def test_the_text_says_who_is_connected_and_what_is_not_known(chain):
     assert str(chain).splitlines() == [
         "barrier on 'cue' in nats (baseline: chord), of 4 checkpoints: 6 straight lines of 3 points, tolerance 0.1; "
         "no: not connected, ?: undecided",
-        "          1          2          3          4      loss  accuracy  cluster",
-        "1 a       -     -0.020      0.900 no   0.150 ?   0.000     0.000        1",
-        "2 b  -0.020          -      0.030      0.010     1.000     0.100        1",
-        "3 c   0.900 no   0.030          -      0.020     2.000     0.200        2",
-        "4 d   0.150 ?    0.010      0.020          -     3.000     0.300        2",
+        "          1          2         3         4      loss  accuracy  cluster",
+        "1 a       -     -0.020     0.900 no  0.150 ?   0.000     0.000        1",
+        "2 b  -0.020          -     0.030     0.010     1.000     0.100        1",
+        "3 c   0.900 no   0.030         -     0.020     2.000     0.200        2",
+        "4 d   0.150 ?    0.010     0.020         -     3.000     0.300        2",
         "Cluster 1: a and b; every pair is connected, with a barrier of at most -0.020.",
         "Cluster 2: c and d; every pair is connected, with a barrier of at most 0.020.",
         "Connected across clusters: b and c; b and d. Being connected is not transitive: in one cluster, some other "
@@ -450,7 +452,7 @@ def test_the_picture_shows_every_pair(chain, tmp_path):
     comments = [line.strip() for line in with_none.splitlines() if line.strip().startswith("<!--")]
     texts = [comment.removeprefix("<!-- ").removesuffix(" -->") for comment in comments]
     assert texts.count("0.90") == texts.count("0.15") == 2
-    assert texts.count("−0.02") + texts.count("-0.02") == 2
+    assert texts.count("-0.02") == 2
     assert [text for text in texts if text in "abcd"] == chain.order * 2
     hand_made(*matrix_of({(0, 1): (0.0, True)}, 2)).plot(tmp_path / "sure.svg")
     assert "<pattern" in with_none
@@ -567,15 +569,27 @@ def test_a_soup_that_cannot_be_made_is_refused_before_it_is_measured(folders, se
         evaluator.soup(result, ["a", "b"], tmp_path / "soup", sets)
 
 
+def test_the_card_of_a_soup_names_repositories_as_the_hub_wants_them():
+    """The Hub draws the tree of a merged model from `base_model`, in which a revision has no place."""
+    result = hand_made(*matrix_of({(0, 1): (0.01, True)}, 2))
+    card = soup_card(Soup(["a", "b"], {"other": 0.25}, {}), ["org/a@v1", "org/b"], result)
+    head, body = card.split("---\n")[1:]
+    assert yaml.safe_load(head)["base_model"] == ["org/a", "org/b"]
+    assert yaml.safe_load(head)["tags"] == ["hf_cbft", "merge"]
+    assert "- org/a@v1\n- org/b\n" in body
+    assert "is 0.010 nats (95 % band up to 0.110; up to 0.1 counts as connected)" in body
+    assert "| other | 0.250 | - | - |" in body
+
+
 # What is refused
 
 
 def test_a_matrix_needs_two_checkpoints_and_each_once(folders, tmp_path):
     """A typing error in a list of ten is found before anything is loaded."""
     (checkpoint,) = folders(number=1)
-    with pytest.raises(ValueError, match="0 checkpoints have no pairs: give at least two"):
+    with pytest.raises(ValueError, match="needs at least two checkpoints, and 0 came"):
         MatrixEvaluator([])
-    with pytest.raises(ValueError, match="1 checkpoints have no pairs"):
+    with pytest.raises(ValueError, match="needs at least two checkpoints, and 1 came"):
         MatrixEvaluator(checkpoint)
     with pytest.raises(ValueError, match=r"a/\.\./a is given twice: give each checkpoint once"):
         MatrixEvaluator([checkpoint, f"{checkpoint}/../a"])
