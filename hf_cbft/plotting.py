@@ -122,7 +122,8 @@ def _matrix_cell(panel: Axes, i: int, j: int, shade: float, matrix: Mapping[str,
     color = "white" if shade > 0.55 else "black"
     if matrix["verdicts"][rows[i]][rows[j]] is None:
         panel.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="//", edgecolor="#808080", linewidth=0))
-    text = "-" if i == j else f"{matrix['heights'][rows[i]][rows[j]]:.2f}"
+    # Adding 0 makes a plain zero of a negative one.
+    text = "-" if i == j else f"{round(matrix['heights'][rows[i]][rows[j]], 2) + 0.0:.2f}"
     panel.text(j, i, text, ha="center", va="center", color=color, size=9)
 
 

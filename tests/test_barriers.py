@@ -599,6 +599,7 @@ def test_populations_of_the_benchmark_have_the_barrier_they_claim(coverage_scrip
         "tuned losses",
         "tuned errors",
         "skewed ends",
+        "20 rare rows",
     ]
     for population in found:
         for height in population.heights:
@@ -615,5 +616,13 @@ def test_benchmark_of_coverage_runs(coverage_script, measured_file, capsys):
     assert coverage_script.main(["--quick", "--examples", str(measured_file)]) == 0
     printed = capsys.readouterr().out
     assert "10 of its 60 rows hold" in printed
-    assert len([line for line in printed.splitlines() if "  100  " in line or "  500  " in line]) == 32
+    assert len([line for line in printed.splitlines() if "| 100 |" in line or "| 500 |" in line]) == 38
     assert "no --examples" not in printed
+
+
+def test_benchmark_marks_what_misses(coverage_script):
+    """A table that reads as if all were well."""
+    found = [0.756, 0.146, 0.614, 0.02, 0.244, 0.0, 0.244]
+    shown = ["75.6 %", "0.146", "61.4 %", "0.020", "24.4 %", "0.0 %", "24.4 %"]
+    assert coverage_script.cells(found, False, False) == shown
+    assert coverage_script.cells(found, True, True) == ["**75.6 %**", *shown[1:-1], "**24.4 %**"]

@@ -143,7 +143,8 @@ def test_intervals_of_equal_weights_share_their_draws(monkeypatch):
     assert calls == [(19, 400)]
     assert shared.interventions[0] == mechanisms(make_result({n: sets[n] for n in ("no_cue", "cue")})).interventions[0]
     calls.clear()
-    mechanisms(make_result(sets, weights={name: np.full(400, 1.0 + (name == "cue")) for name in sets}))
+    tokens = {name: np.full(400, 1.0 + (name == "cue")) for name in sets}
+    mechanisms(make_result(sets, weights=tokens, predictions=False))
     assert len(calls) == 2
 
 

@@ -39,6 +39,11 @@ class LoadOptions:
     allow_pickle: bool = False
     trust_remote_code: bool = False
 
+    def __post_init__(self) -> None:
+        known = self.dtype in (None, "auto") or isinstance(getattr(torch, str(self.dtype), self.dtype), torch.dtype)
+        if not known:
+            raise ValueError(f"dtype = {self.dtype!r} is none of torch's: give float32, bfloat16 or float16.")
+
     def for_config(self, revision: str | None) -> dict[str, Any]:
         """What `from_pretrained` of a configuration takes."""
         options = {"trust_remote_code": self.trust_remote_code, "token": self.token, "revision": revision}

@@ -76,7 +76,7 @@ def test_the_report_is_whole(saved, capsys):
 def test_mechanisms_are_compared_where_there_are_several_sets(saved, capsys):
     # Which attribute each model relies on is the question.
     digits = make_images().remove_columns("place")
-    for name, rows in make_counterfactuals(digits, BoxCue(2), seed=0).items():
+    for name, rows in make_counterfactuals(digits, BoxCue(4), seed=0).items():
         rows.save_to_disk(saved / name)
     sets = [f"{name}={saved / name}" for name in ("no_cue", "cue", "rand_cue", "rand_input")]
     assert evaluate(saved, "--dataset", *sets, *QUICK) == 0
@@ -206,7 +206,7 @@ def test_checkpoints_come_from_a_hub(saved, make_model):
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_to_the_same_result(saved):
     # 11 points of four sets: what was measured before the kill is kept.
-    for name, rows in make_counterfactuals(make_images(600).remove_columns("place"), BoxCue(2), seed=0).items():
+    for name, rows in make_counterfactuals(make_images(600).remove_columns("place"), BoxCue(4), seed=0).items():
         rows.save_to_disk(saved / name)
     sets = [f"{name}={saved / name}" for name in ("no_cue", "cue", "rand_cue", "rand_input")]
     ends = ["evaluate", saved / "start", saved / "end", "--dataset", *sets, "--device", "cpu", "--batch_size", "8"]
