@@ -226,12 +226,14 @@ def open_ends(start: Source, end: Source, options: LoadOptions, head_from: str |
     for source in (start, end):
         if isinstance(source, nn.Module):
             _check_in_memory(source)
+    ends: Ends
     if head_from is not None:
-        return _ends_with_one_head(start, end, head_from, options)
-    if any(isinstance(source, nn.Module) for source in (start, end)):
+        ends = _ends_with_one_head(start, end, head_from, options)
+    elif any(isinstance(source, nn.Module) for source in (start, end)):
         ends = _ends_with_modules(start, end, options)
     else:
         ends = _stored_ends(str(start), str(end), options)
+    _check_in_memory(ends.model)
     check_no_nan(named_weights(ends.model), source_name(start) if isinstance(ends, WeightEnds) else "The model")
     return ends
 

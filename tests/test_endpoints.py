@@ -12,7 +12,12 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, ViTForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    ViTForImageClassification,
+)
 
 from hf_cbft import ConnectivityEvaluator, LinearPath, PolylinePath, QuadraticPath
 from hf_cbft.checkpoints.loading import LoadOptions, StoredWeights, load_model, stored_weights
@@ -121,6 +126,30 @@ def test_another_dtype_is_asked_for_by_name(folders):
     weights = stored_weights(stored[1], LoadOptions(dtype="float64"))
     assert weights._kept == {}
     assert {weights[name].dtype for name in weights} == {torch.float64}
+
+
+def test_a_device_map_places_the_live_model_alone(folders, monkeypatch):
+    # An accelerator has room for one of the two.
+    models, stored = folders("bert")
+    asked = []
+    load = BertForSequenceClassification.from_pretrained
+
+    def from_pretrained(source, **options):
+        asked.append((source, options.get("device_map")))
+        return load(source, **options)
+
+    monkeypatch.setattr(BertForSequenceClassification, "from_pretrained", from_pretrained)
+    losses = measured(*stored, make_rows("bert"), device_map={"": "cpu"})
+    assert asked == [(stored[1], None), (stored[0], {"": "cpu"})]
+    assert_line(losses, *models, make_rows("bert"))
+
+
+def test_weights_that_are_nowhere_are_refused(make_model):
+    # Writing a point into a model whose weights are offloaded changes nothing, without a word.
+    model = make_model("bert")
+    model.bert.pooler.dense.weight = torch.nn.Parameter(torch.empty(16, 16, device="meta"))
+    with pytest.raises(NotImplementedError, match=r"has bert.pooler.dense.weight offloaded or without values"):
+        ConnectivityEvaluator(model, make_model("bert"))
 
 
 def test_weights_that_no_file_holds_stay_in_memory(folders, tmp_path):

@@ -4,7 +4,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,8 @@ def stored_weights(source: str | Path, options: LoadOptions) -> StoredWeights:
     The model is loaded once, so that whatever Transformers does to a checkpoint (other names, tied weights, another
     dtype) is done; then each of its weights is looked for in the files and, where the same bits are there, dropped.
     """
-    model: Any = load_model(source, options=options)
+    # On the CPU: an accelerator has room for one of the two.
+    model: Any = load_model(source, options=replace(options, device_map=None))
     config = model.config
     check_no_nan(named_weights(model), str(source))
     weights = {name: tensor.detach() for name, tensor in named_weights(model).items()}

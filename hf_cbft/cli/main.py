@@ -26,6 +26,7 @@ _COMMANDS = {
     "matrix": "hf_cbft.cli.matrix",
 }
 
+_TRUTH_VALUES = ("yes", "no", "true", "false", "t", "f", "y", "n", "1", "0")
 # What an input is to blame for rather than this program.
 _INPUT_ERRORS = (ValueError, OSError, ImportError, NotImplementedError)
 
@@ -81,7 +82,7 @@ def _run_command(name: str, command: ModuleType, options: list[str]) -> int:
     except _INPUT_ERRORS as error:
         if debug:
             traceback.print_exc()
-        print(f"hf-cbft {name}: error: {error}", file=sys.stderr)
+        print(f"hf-cbft {name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except Exception:  # the last line of defence: whatever it is, the status says that the run failed
         traceback.print_exc()
@@ -94,23 +95,32 @@ def _parse(name: str, command: ModuleType, options: list[str]) -> Any:
     positional: tuple[str, ...] = getattr(command, "POSITIONAL", ())
     usage = " ".join([f"hf-cbft {name}", *(field.upper() for field in positional), "[options]"])
     parser = HfArgumentParser(command.Arguments, prog=f"hf-cbft {name}", usage=usage, description=command.__doc__)
-    given = _with_flags(options, positional)
+    switches = [field.name for field in fields(command.Arguments) if field.type in (bool, "bool")]
+    given = _with_flags(options, positional, switches)
     (arguments,) = parser.parse_args_into_dataclasses(
         args=[*_from_config(parser, command.Arguments, given), *given], look_for_args_file=False
     )
     return arguments
 
 
-def _with_flags(options: list[str], positional: tuple[str, ...]) -> list[str]:
-    """The words that stand before the first flag, under the flags of their fields."""
-    first = next((i for i, option in enumerate(options) if option.startswith("-")), len(options))
-    words, flagged = options[:first], []
+def _with_flags(options: list[str], positional: tuple[str, ...], switches: list[str]) -> list[str]:
+    """The words that stand before the first flag, or behind a switch, under the flags of their fields."""
+    words: list[str] = []
+    flagged: list[str] = []
+    for index, option in enumerate(options):
+        before = options[index - 1] if index else ""
+        after_switch = before.removeprefix("--") in switches and option.lower() not in _TRUTH_VALUES
+        if not option.startswith("-") and (len(words) == index or after_switch or before in words):
+            words.append(option)
+        else:
+            flagged.append(option)
+    found: list[str] = []
     for field in positional:
         many = field.endswith("...")
         taken, words = (words, []) if many else (words[:1], words[1:])
         if taken:
-            flagged += [f"--{field.removesuffix('...')}", *taken]
-    return [*flagged, *words, *options[first:]]
+            found += [f"--{field.removesuffix('...')}", *taken]
+    return [*found, *words, *flagged]
 
 
 def _from_config(parser: Any, arguments: Any, options: list[str]) -> list[str]:

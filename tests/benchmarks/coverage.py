@@ -12,8 +12,8 @@ Each cell simulates sets of n examples from a population whose barrier is known,
   rows of which 20 carry the loss, each at its own part of the path.
 
 The rows printed are those of the table in docs/statistics.md. First comes the time and memory of one barrier of
-100,000 examples, 21 points and 1,000 replicates. Exits with 1 if the band holds the truth in less than 93 % of the sets
-of a cell (90 % for log-normal losses and n = 100; the last cells have no bound), or if more than 6 % are "not
+100,000 examples, 21 points and 1,000 replicates. Exits with 1 if the band holds the truth in less than 93 % of a
+cell's sets (90 % for log-normal losses and n = 100; the last cells have no bound), or if more than 6 % are "not
 connected" at tolerance 0 where the truth is 0; what misses is in bold.
 
     python tests/benchmarks/coverage.py --examples DEMO/seed-0/paths/cbft/examples.safetensors     # minutes

@@ -23,7 +23,6 @@ Exits with 1 if a bound is missed. Linux only.
 import argparse
 import ctypes
 import gc
-import json
 import os
 import subprocess
 import sys

@@ -146,11 +146,15 @@ def test_other_models_are_refused(saved, make_model, capsys):
     assert str(saved / "end") in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not hasattr(os, "chflags"), reason="root writes everywhere")
-def test_a_folder_that_cannot_be_written_is_refused_before_work(saved, capsys):
-    (saved / "locked").mkdir(mode=0o500)
-    assert evaluate(saved, "--dataset", str(saved / "images"), *QUICK, out="locked/out") == 2
-    assert "Permission denied" in capsys.readouterr().err
+def test_a_folder_that_cannot_be_written_is_refused_before_work(saved, capsys, monkeypatch):
+    # Not after the sweep. (Root may write anywhere, so the refusal is played.)
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr("hf_cbft.connectivity.open_ends", lambda *args: pytest.fail("work had begun"))
+    assert evaluate(saved, "--dataset", str(saved / "images"), *QUICK, out="locked") == 2
+    assert f"Permission denied: '{saved / 'locked'}'" in capsys.readouterr().err
 
 
 def test_an_output_folder_that_is_a_file_is_refused_before_work(saved, capsys):
