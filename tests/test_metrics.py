@@ -61,6 +61,10 @@ class NeedsScores(ErrorCount):
         return evaluate.MetricInfo(description="", citation="", features=datasets.Features(features))
 
 
+def name_of(metric):
+    return metric if isinstance(metric, str) else getattr(metric, "name", None) or metric.__name__
+
+
 def share_of_zeros(predictions, references):
     return float(np.mean(predictions == 0))
 
@@ -207,7 +211,7 @@ def test_refused_metrics(metrics, error, message):
         resolve_metrics(metrics)
 
 
-@pytest.mark.parametrize("metric", ["f1", share_of_zeros, ErrorCount(keep_in_memory=True)], ids=str)
+@pytest.mark.parametrize("metric", ["f1", share_of_zeros, ErrorCount(keep_in_memory=True)], ids=name_of)
 def test_metrics_that_need_predictions_where_there_are_none(metric):
     """A language model's tokens are not kept; the sentence says what can be asked instead."""
     message = r"needs the predictions, which are not kept for the tokens of a language model: use 'perplexity' or 'acc"
@@ -215,7 +219,7 @@ def test_metrics_that_need_predictions_where_there_are_none(metric):
         value_of(metric, tokens())
 
 
-@pytest.mark.parametrize("metric", ["worst_group_accuracy", WorstGroupAccuracy(keep_in_memory=True)], ids=str)
+@pytest.mark.parametrize("metric", ["worst_group_accuracy", WorstGroupAccuracy(keep_in_memory=True)], ids=name_of)
 def test_worst_group_without_groups(metric):
     with pytest.raises(ValueError, match="'worst_group_accuracy' needs groups, and the data has none: name their col"):
         value_of(metric, classified())

@@ -64,6 +64,8 @@ ORDER = [
     "checkpointing",
     "trainer",
     "curves",
+    "matrix_results",
+    "soups",
     "matrix",
     "plotting",
     "cli.inputs",
