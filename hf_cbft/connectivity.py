@@ -268,7 +268,7 @@ class ConnectivityEvaluator:
         """
         ends = self._ends.along(path)
         check_alpha(alpha)
-        with ends.at(alpha), whole_folder(folder) as written:
+        with evaluation_mode(self.model), ends.at(alpha), whole_folder(folder) as written:
             if self._calibrates and 0.0 < alpha < 1.0:
                 self._passes().calibrate(self.calibration_dataset)
             save_ordinary(self.model, written)

@@ -230,8 +230,8 @@ def main(argv: list[str] | None = None) -> int:
             for height in population.heights:
                 found = measure(population, count, height, simulations, resamples)
                 wanted = population.wanted_of_100 if count == 100 else population.wanted
-                missed = found[0] < wanted, wanted > 0.0 and height == 0.0 and found[-1] > 0.06
-                row = f"| {population.name} | {count} | {height:.3g} | {' | '.join(cells(found, *missed))} |"
+                missed = found[0] < wanted, wanted > 0.0 and abs(height) < 1e-6 and found[-1] > 0.06
+                row = f"| {population.name} | {count} | {round(height, 3):g} | {' | '.join(cells(found, *missed))} |"
                 print(row, flush=True)
                 if any(missed):
                     failed.append(row)

@@ -13,13 +13,18 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from hf_cbft import ConnectivityResult
+from hf_cbft import BoxCue, ConnectivityEvaluator, ConnectivityResult
 from hf_cbft.cli.demo import Arguments, check
+from hf_cbft.cli.demo_jobs import RECIPES
 from hf_cbft.cli.demo_report import Report, _reliance
 from hf_cbft.cli.main import main
+from hf_cbft.curves import default_arguments, fit_curve
+from hf_cbft.data.counterfactuals import add_cue
+from hf_cbft.data.digits import load_digits
+from hf_cbft.matrix import connectivity_matrix
 
 # One worker runs the quick demo for all of them.
 pytestmark = pytest.mark.xdist_group("demo")
@@ -249,3 +254,22 @@ def test_the_table_of_seed_0_is_as_promised(tmp_path):
     assert report.verdicts("cbft") == [False]
     best = max(("naive-small", "naive-medium", "naive-large"), key=lambda name: report.accuracy(name, "rand_cue"))
     assert report.advantage(best)[1] > 0.0
+
+    # A curve gets round the barrier on the cue data, measured on images that it was not fitted to.
+    pretrained, cbft = folder / "seed-0" / "pretrained", folder / "seed-0" / "cbft"
+    with_cue = add_cue(load_digits(RECIPES["vit"].contrast)["pretrain"], BoxCue(), 1.0, 0)
+    processor = AutoImageProcessor.from_pretrained(cbft)
+    args = default_arguments(str(tmp_path / "fit"), max_steps=100, use_cpu=True, disable_tqdm=True)
+    path = fit_curve(pretrained, cbft, with_cue, args, processing_class=processor)
+    held_out = datasets.load_from_disk(str(folder / "seed-0" / "data" / "cue"))
+    result = ConnectivityEvaluator(pretrained, cbft, processor, batch_size=256).evaluate({"cue": held_out}, path=path)
+    assert result.losses["cue"].max() < report.barrier("cbft")
+    assert result.barriers["cue"].connected is True
+
+    # Being connected pair by pair: naive fine-tuning stays with the pretrained model, CBFT does not.
+    names = ("pretrained", "naive-small", "naive-medium", "naive-large", "cbft")
+    checkpoints = [folder / "seed-0" / name for name in names]
+    matrix = connectivity_matrix(checkpoints, {"cue": held_out}, processor, batch_size=256)
+    (own,) = (cluster for cluster in matrix.clusters if "pretrained" in cluster)
+    assert {"naive-small", "naive-medium"} <= set(own)
+    assert "cbft" not in own
