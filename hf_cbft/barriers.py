@@ -70,10 +70,11 @@ def compute_barrier(
     With `weights` the loss of the set is sum(w l) / sum(w), as for a language model, whose tokens count alike and
     whose sequences are independent: the sequence is what is resampled, and t is that of a ratio.
 
-    No resampling knows of what the examples do not hold, and a few rare ones can carry the whole loss. So each bound
-    moves out by p r_i, with r_i the farthest that one example lies below (above) the mean at that point and
-    p = 1 - (1 - confidence)^(1/N): where a share larger than p of all there are is of another kind, N examples would
-    hold one of it with the given confidence. This takes those unseen to be no worse than the worst seen.
+    No resampling knows of what the examples do not hold, and a few rare ones can carry the whole loss. So at each
+    point, before the maximum is taken, a bound moves out by p r_i, with r_i the farthest that one example lies below
+    (above) the mean there and p = 1 - (1 - confidence)^(1/N): where a share larger than p of all there are is of
+    another kind, N examples would hold one of it with the given confidence. This takes those unseen to be no worse
+    than the worst seen.
 
     With `errors` the band has a rule of its own in place of that one: no error in 20 examples is no proof that there
     is none, and how bad an error can be is known. Where fewer than 10 examples lie above the baseline (below it), the
