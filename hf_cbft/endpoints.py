@@ -144,7 +144,7 @@ class AdapterEnds:
 
     Args:
         model (`PeftModel`): the one whose adapter is scaled.
-        reference ([`~hf_cbft.lora.AdapterReference`]): the other end.
+        reference ([`~hf_cbft.adapter_reference.AdapterReference`]): the other end.
         flipped (`bool`): whether `model` is the start.
     """
 
@@ -282,7 +282,8 @@ def _ends_with_modules(start: Source, end: Source, options: LoadOptions) -> Ends
         other = second if isinstance(second, nn.Module) else weights
         _check_labels(model, getattr(other, "config", None))
         return ends
-    from hf_cbft.lora import check_adapter, merged, path_reference
+    from hf_cbft.adapter_reference import path_reference
+    from hf_cbft.lora import check_adapter, merged
 
     models: list[Any] = [load_model(source, options=options) for source in (first, second)]
     try:
@@ -305,7 +306,8 @@ def _stored_ends(start: str, end: str, options: LoadOptions) -> Ends:
         ends = WeightEnds(model, weights, options)
         _check_labels(model, weights.config)
         return ends
-    from hf_cbft.lora import check_adapter, merged, path_reference
+    from hf_cbft.adapter_reference import path_reference
+    from hf_cbft.lora import check_adapter, merged
 
     if not _same_place(start_base, end_base):
         raise ValueError(

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""The reference theta_C of a training run, kept as weights; for adapters see `hf_cbft.lora`."""
+"""The reference theta_C of a training run, kept as weights; for adapters see `hf_cbft.adapter_reference`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

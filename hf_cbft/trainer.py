@@ -394,7 +394,8 @@ def _make_reference(model: Any, ref_model: Any, args: CBFTConfig) -> Any:
     device = torch.device(args.ref_device) if args.ref_device else None
     dtype = getattr(torch, args.ref_dtype) if args.ref_dtype else None
     if has_adapter(model):
-        from hf_cbft.lora import adapter_reference, check_adapter
+        from hf_cbft.adapter_reference import adapter_reference
+        from hf_cbft.lora import check_adapter
 
         check_adapter(model)
         return None if ref_model is None else adapter_reference(model, ref_model, device, dtype)

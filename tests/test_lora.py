@@ -17,8 +17,8 @@ from torch.func import functional_call
 from transformers import TrainerCallback
 
 from hf_cbft import CBFTConfig, CBFTTrainer, invariance_loss
+from hf_cbft.adapter_reference import adapter_reference
 from hf_cbft.interpolation import copy_weights
-from hf_cbft.lora import adapter_reference
 from hf_cbft.paths import sample_alpha
 
 NUM_CLASSES = 4

@@ -51,6 +51,7 @@ ORDER = [
     "data.sources",
     "reference",
     "lora",
+    "adapter_reference",
     "scoring",
     "points",
     "sweep",

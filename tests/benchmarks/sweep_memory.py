@@ -12,8 +12,9 @@ adapter   a base in a folder against base+adapter (LoRA, r = 8 on query and valu
 Each case is a process of its own. It imports, measures a tiny model in the same way (so that what is imported late is
 there), gives free memory back to the system (`malloc_trim`) and notes its level. Then it opens the ends and measures.
 Meanwhile the process that started it reads RssAnon from /proc every 2 ms: what the system has given the process as
-anonymous memory, without mapped files. Blocks from 64 KiB on go back to the system when they are freed, as in
-memory.py; without that (`--plain_malloc`) glibc may keep what was freed in between.
+anonymous memory. Not counted are pages of mapped files, which the system drops when it needs them: weights of a
+safetensors file that were not written to since. What is resident with those stands beside it. Blocks from 64 KiB on
+go back to the system when they are freed, as in memory.py; without that (`--plain_malloc`) glibc may keep some.
 
 Exits with 1 if a bound is missed. Linux only.
 
@@ -101,18 +102,19 @@ def run(case: str, folder: Path) -> None:
     sweep(case, folder, "tiny")
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    print(READY, anonymous(os.getpid()), flush=True)
+    print(READY, *resident(os.getpid()), flush=True)
     print(sweep(case, folder, "base"), flush=True)
 
 
-def anonymous(process: int) -> int:
-    """RssAnon of a process, in bytes; 0 once it has ended."""
+def resident(process: int) -> tuple[int, int]:
+    """RssAnon and VmRSS of a process, in bytes; 0 once it has ended."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
+    found = {name: 1024 * int(words[0]) for name, *words in map(str.split, lines) if name in ("RssAnon:", "VmRSS:")}
+    return found.get("RssAnon:", 0), found.get("VmRSS:", 0)
 
 
 def measure(case: str, folder: Path, plain_malloc: bool) -> dict[str, float]:
-    """Level and peak in bytes, and the bytes of one model."""
+    """Peaks above the level, anonymous and with mapped files, in models; the level and one model in bytes."""
     malloc = {} if plain_malloc else {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, __file__, "--run", case, "--folder", str(folder)]
     with (
@@ -123,17 +125,19 @@ def measure(case: str, folder: Path, plain_malloc: bool) -> dict[str, float]:
     ):
         assert process.stdout is not None
         words = next((line.split() for line in process.stdout if line.startswith(READY)), None)
-        peak = 0
+        peak = [0, 0]
         began = time.perf_counter()
         while words is not None and process.poll() is None:
-            peak = max(peak, anonymous(process.pid))
+            peak = [max(pair) for pair in zip(peak, resident(process.pid), strict=True)]
             time.sleep(SAMPLED_EVERY)
         spent = time.perf_counter() - began
         said = process.stdout.read()
         if words is None or process.wait():
             errors.seek(0)
             raise RuntimeError(f"{case}:\n{errors.read()}")
-    return {"level": int(words[1]), "peak": peak, "model": int(said.split()[-1]), "seconds": spent}
+    level, model = [int(word) for word in words[1:]], int(said.split()[-1])
+    anonymous, with_files = ((high - low) / model for high, low in zip(peak, level, strict=True))
+    return {"anonymous": anonymous, "with_files": with_files, "level": level[0], "model": model, "seconds": spent}
 
 
 def main() -> int:
@@ -148,16 +152,19 @@ def main() -> int:
         run(arguments.run, arguments.folder)
         return 0
     kept = True
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as place:
         save_ends(Path(place))
         for case in arguments.cases:
             found = [measure(case, Path(place), arguments.plain_malloc) for _ in range(arguments.runs)]
-            models = sorted((run["peak"] - run["level"]) / run["model"] for run in found)
+            models = sorted(run["anonymous"] for run in found)
             kept &= models[-1] <= BOUNDS[case]
             print(
                 f"{case:8} one model {found[0]['model'] / MIB:.1f} MiB, level {found[0]['level'] / MIB:.1f} MiB, peak "
                 f"above it {models[len(models) // 2]:.3f} models ({models[0]:.3f} to {models[-1]:.3f}, "
                 f"{len(models)} runs), bound {BOUNDS[case]:g}{'' if models[-1] <= BOUNDS[case] else '  MISSED'}; "
+                f"with mapped files {max(run['with_files'] for run in found):.2f} models, "
                 f"{min(run['seconds'] for run in found):.1f} s",
                 flush=True,
             )

@@ -21,8 +21,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from hf_cbft.adapter_reference import adapter_reference
 from hf_cbft.interpolation import evaluation_mode, local, named_weights
-from hf_cbft.lora import adapter_reference
 from hf_cbft.reference import weight_reference
 from hf_cbft.representations import find_representation_layer
 from hf_cbft.step import CBFTStep, RepresentationReader, mean_loss
