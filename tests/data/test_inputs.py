@@ -541,5 +541,5 @@ def test_sounds_go_through_the_feature_extractor():
     assert batch["attention_mask"].sum(dim=1).tolist() == [20, 30]
     assert batch["labels"].tolist() == [1, 1]
     rows[1]["audio"]["sampling_rate"] = 16000
-    with pytest.raises(ValueError, match="A sound has a sampling rate of 16000 Hz, and the model hears 8000 Hz: resam"):
+    with pytest.raises(ValueError, match="A sound has a sampling rate of 16000 Hz, and the model hears 8000 Hz"):
         InputCollator(processing_class=extractor)(rows)
