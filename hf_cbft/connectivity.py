@@ -22,7 +22,8 @@ from hf_cbft.checkpoints.loading import LoadOptions, describe, source_name
 from hf_cbft.data.columns import check_not_empty, class_labels, group_values
 from hf_cbft.data.inputs import InputCollator, drop_unused_columns
 from hf_cbft.distributed import on_main_rank, rank
-from hf_cbft.endpoints import Ends, open_ends, save_ordinary
+from hf_cbft.endpoints import open_ends
+from hf_cbft.ends import Ends, save_ordinary
 from hf_cbft.files import whole_folder, write_text
 from hf_cbft.interpolation import evaluation_mode
 from hf_cbft.metrics import Outcome, resolve_metrics

@@ -17,7 +17,8 @@ from hf_cbft.architectures import has_adapter
 from hf_cbft.checkpoints.loading import LoadOptions, load_model, stored_weights
 from hf_cbft.connectivity import ConnectivityEvaluator, Plan, Store
 from hf_cbft.distributed import on_main_rank
-from hf_cbft.endpoints import names_adapter, save_ordinary
+from hf_cbft.endpoints import check_labels, names_adapter
+from hf_cbft.ends import save_ordinary
 from hf_cbft.files import whole_folder, write_json, write_text
 from hf_cbft.fingerprint import fingerprint
 from hf_cbft.interpolation import at_point, check_same_weights, evaluation_mode, named_weights
@@ -388,7 +389,8 @@ def _opened(checkpoints: Sequence[str], options: LoadOptions) -> tuple[nn.Module
     live = named_weights(model)
     stored: dict[int, Weights] = {}
     for index, source in enumerate(checkpoints[1:], start=1):
-        weights = stored[index] = stored_weights(source, options)
+        weights = stored_weights(source, options)
+        stored[index] = weights
         check_same_weights(live, weights, source)
         other = next((name for name, weight in live.items() if weight.dtype != weights[name].dtype), None)
         if other is not None:
@@ -396,6 +398,7 @@ def _opened(checkpoints: Sequence[str], options: LoadOptions) -> tuple[nn.Module
                 f"{other} is {live[other].dtype} in {checkpoints[0]} and {weights[other].dtype} in {source}, so "
                 "rounding would move one of them: load all in one dtype, with dtype=."
             )
+        check_labels(model, weights.config, f"Between {checkpoints[0]} and {source}")
     return model, stored
 
 

@@ -21,7 +21,8 @@ from transformers import (
 
 from hf_cbft import ConnectivityEvaluator, LinearPath, PolylinePath, QuadraticPath
 from hf_cbft.checkpoints.loading import LoadOptions, StoredWeights, load_model, stored_weights
-from hf_cbft.endpoints import AdapterEnds, WeightEnds, open_ends
+from hf_cbft.endpoints import open_ends
+from hf_cbft.ends import AdapterEnds, WeightEnds
 from hf_cbft.interpolation import named_weights
 
 CLOSE = {"rtol": 1e-6, "atol": 0.0}

@@ -649,3 +649,14 @@ def test_names_are_short_and_different():
     assert short_names(["/x/a/best", "/x/b/best", "org/other@v1"]) == ["a/best", "b/best", "org/other@v1"]
     assert short_names(["a", "x/a"]) == ["a", "x/a"]
     assert short_names(["/a", "x/a"]) == ["/a", "x/a"]
+
+
+def test_classes_in_another_order_are_refused(make_model, tmp_path):
+    # Each is measured with the first one's labels: the others would be wrong on every row.
+    for index, names in enumerate(("abcd", "bacd")):
+        model = make_model("vit", seed=index)
+        model.config.id2label = dict(enumerate(names))
+        model.save_pretrained(tmp_path / str(index))
+    message = rf"Between {tmp_path}/0 and {tmp_path}/1, the classes stand in another order: a is 0 at the start and 1"
+    with pytest.raises(ValueError, match=message):
+        MatrixEvaluator([tmp_path / "0", tmp_path / "1"])

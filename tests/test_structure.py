@@ -56,6 +56,7 @@ ORDER = [
     "points",
     "sweep",
     "results",
+    "ends",
     "endpoints",
     "connectivity",
     "config",

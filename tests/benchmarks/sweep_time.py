@@ -9,12 +9,12 @@ same rows, batches and collator. (The demo's own models are so small that what l
 
 On a shared machine the same pass takes a tenth more or less from one second to the next, so all take turns, set by
 set: a plain pass of each kind runs inside of the sweep, as if it were a metric, and its time is taken off. A round is
-one such sweep. (glibc is told to keep freed memory: a point's copy of the weights would else leave a hole that spares
-the plain passes after it the page faults of their activations, which cost up to a twentieth.) Printed is the median ratio of the rounds with its bootstrap interval, for the time of the processor,
-where others on the machine do not count, and for wall time. Exits with 1 if a ratio of processor time is above the
-bound.
+one such sweep. glibc is told to keep freed memory: else a forward pass takes up to a fifth longer for the page faults
+of its activations, how much depends on what ran before, and the ratio swings by several hundredths. Printed is the
+median ratio of the rounds with its bootstrap interval, for the time of the processor, where others on the machine do
+not count, and for wall time. Exits with 1 if a ratio of processor time is above the bound.
 
-    python tests/benchmarks/sweep_time.py           # seven minutes on one core
+    python tests/benchmarks/sweep_time.py           # five minutes on one core
 """
 
 import argparse
