@@ -228,15 +228,19 @@ class ConnectivityEvaluator:
         points: list[Point] = []
         metrics: list[dict[str, dict[str, float]]] = []
         total = len(plan.alphas) * len(plan.sets)
-        with evaluation_mode(self.model), tqdm(total=total, desc="Path", disable=rank() > 0 or None) as progress:
+        with (
+            evaluation_mode(self.model),
+            ends.moving() as move,
+            tqdm(total=total, desc="Path", disable=rank() > 0 or None) as progress,
+        ):
             for index, alpha in enumerate(plan.alphas):
                 name = f"point-{index:04d}"
                 point = None if store is None else on_main_rank(partial(store.load, name))
                 if point is None:
-                    with ends.at(alpha):
-                        if self._calibrates and 0.0 < alpha < 1.0:
-                            passes.calibrate(self.calibration_dataset)
-                        point = _measured(passes, plan.sets, progress)
+                    move(alpha)
+                    if self._calibrates and 0.0 < alpha < 1.0:
+                        passes.calibrate(self.calibration_dataset)
+                    point = _measured(passes, plan.sets, progress)
                     if store is not None:
                         on_main_rank(partial(store.save, name, point))
                 else:
@@ -269,7 +273,8 @@ class ConnectivityEvaluator:
         """
         ends = self._ends.along(path)
         check_alpha(alpha)
-        with evaluation_mode(self.model), ends.at(alpha), whole_folder(folder) as written:
+        with evaluation_mode(self.model), ends.moving() as move, whole_folder(folder) as written:
+            move(alpha)
             if self._calibrates and 0.0 < alpha < 1.0:
                 self._passes().calibrate(self.calibration_dataset)
             save_ordinary(self.model, written)

@@ -122,7 +122,7 @@ def _stored_ends(start: str, end: str, options: LoadOptions) -> Ends:
         check_labels(model, weights.config)
         return ends
     from hf_cbft.adapter_reference import path_reference
-    from hf_cbft.lora import check_adapter, merged
+    from hf_cbft.lora import base_weights, check_adapter, merged
 
     if not _same_place(start_base, end_base):
         raise ValueError(
@@ -135,7 +135,11 @@ def _stored_ends(start: str, end: str, options: LoadOptions) -> Ends:
     model = _load_with_adapter(*scaled, options)
     try:
         check_adapter(model)
-        reference = path_reference(model, stored_weights(other[0], options) if other[1] is None else other[1])
+        if other[1] is not None:
+            return AdapterEnds(model, path_reference(model, other[1]), flipped)
+        # The model holds its base, but for biases that an adapter trained: those took the place of the base's.
+        kept = all(config.bias == "none" for config in model.peft_config.values())
+        reference = path_reference(model, base_weights(model) if kept else stored_weights(other[0], options))
         return AdapterEnds(model, reference, flipped)
     except NotImplementedError:  # the line is the same, between the merged weights
         del model

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What joins two ends: one live model, and how it is put at any point between them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from hf_cbft.architectures import has_adapter
 from hf_cbft.checkpoints.loading import LoadOptions, source_name, stored_weights
 from hf_cbft.curve_files import CURVE_FILE, load_curve
 from hf_cbft.fingerprint import fingerprint
-from hf_cbft.interpolation import at_point, check_same_weights, local, named_weights, sharded_like
+from hf_cbft.interpolation import check_same_weights, local, moving, named_weights, sharded_like
 from hf_cbft.paths import LinearPath, PolylinePath, QuadraticPath, Weights
 
 Source = str | Path | nn.Module
@@ -31,8 +31,8 @@ class Ends(Protocol):
         """The same ends joined by another path: `"linear"`, a curve, or checkpoints that a polyline goes through."""
         ...
 
-    def at(self, alpha: float) -> AbstractContextManager[Any]:
-        """The model at a point, for a block; 0 is the start."""
+    def moving(self) -> AbstractContextManager[Callable[[float], None]]:
+        """For a block, a function that puts the model at a point; 0 is the start."""
         ...
 
     def fingerprints(self) -> dict[str, str]:
@@ -78,8 +78,8 @@ class WeightEnds:
             )
         return ends
 
-    def at(self, alpha: float) -> AbstractContextManager[Any]:
-        return at_point(self.model, self._path, alpha)
+    def moving(self) -> AbstractContextManager[Callable[[float], None]]:
+        return moving(self.model, self._path)
 
     def fingerprints(self) -> dict[str, str]:
         live = named_weights(self.model)
@@ -144,8 +144,15 @@ class AdapterEnds:
             )
         return self
 
-    def at(self, alpha: float) -> AbstractContextManager[Any]:
-        return self.reference.at(self.model, 1.0 - alpha if self.flipped else alpha)
+    @contextmanager
+    def moving(self) -> Iterator[Callable[[float], None]]:
+        with ExitStack() as here:
+
+            def move(alpha: float) -> None:
+                here.close()
+                here.enter_context(self.reference.at(self.model, 1.0 - alpha if self.flipped else alpha))
+
+            yield move
 
     def fingerprints(self) -> dict[str, str]:
         return {"model": fingerprint(named_weights(self.model)), "other end": self.reference.fingerprint()}
@@ -167,8 +174,10 @@ class OneHeadEnds:
             raise NotImplementedError("With head_from, the path is the straight line: leave path out.")
         return self
 
-    def at(self, alpha: float) -> AbstractContextManager[Any]:
-        return self.ends.at(1.0 - alpha if self.flipped else alpha)
+    @contextmanager
+    def moving(self) -> Iterator[Callable[[float], None]]:
+        with self.ends.moving() as move:
+            yield (lambda alpha: move(1.0 - alpha)) if self.flipped else move
 
     def fingerprints(self) -> dict[str, str]:
         return self.ends.fingerprints()

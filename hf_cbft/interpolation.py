@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A live model put at a point of a path, for as long as a `with` block lasts."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -184,7 +184,17 @@ def at_point(model: nn.Module, path: Path, alpha: float, names: Collection[str] 
 
     ```
     """
-    coefficients = path.coefficients(alpha)
+    with moving(model, path, names) as move:
+        move(alpha)
+        yield model
+
+
+@contextmanager
+def moving(model: nn.Module, path: Path, names: Collection[str] | None = None) -> Iterator[Callable[[float], None]]:
+    """[`at_point`] for many points: yields a function of alpha that puts the model there.
+
+    The displaced weights are saved once, when the model is first moved, and put back once, when the block ends.
+    """
     live = named_weights(model)
     if names is not None:
         live = {name: tensor for name, tensor in live.items() if name in names}
@@ -193,22 +203,27 @@ def at_point(model: nn.Module, path: Path, alpha: float, names: Collection[str] 
         if anchor is not None:
             check_same_weights(live, anchor, "The other end of the path")
     written = {name: local(tensor.detach()) for name, tensor in live.items()}
-    displaced = {name: tensor.clone() for name, tensor in written.items()}
-    # An anchor that does not count is not read: it may lie on a disk.
-    counted = [
-        (displaced if anchor is None else anchor, coefficient)
-        for anchor, coefficient in zip(given, coefficients, strict=True)
-        if coefficient != 0.0
-    ]
-    anchors, coefficients = zip(*counted, strict=True)
-    try:
+    displaced: dict[str, torch.Tensor] = {}
+
+    def move(alpha: float) -> None:
+        coefficients = path.coefficients(alpha)
+        if not displaced:
+            displaced.update({name: tensor.clone() for name, tensor in written.items()})
+        # An anchor that does not count is not read: it may lie on a disk.
+        counted = [
+            (displaced if anchor is None else anchor, coefficient)
+            for anchor, coefficient in zip(given, coefficients, strict=True)
+            if coefficient != 0.0
+        ]
         with torch.no_grad():
             for name, tensor in written.items():
-                _write_combination(tensor, [local(anchor[name]) for anchor in anchors], coefficients)
+                _write_combination(tensor, [local(anchor[name]) for anchor, _ in counted], [c for _, c in counted])
         _forget_derived_copies(model)
-        yield model
+
+    try:
+        yield move
     finally:
         with torch.no_grad():
-            for name, tensor in written.items():
-                tensor.copy_(displaced[name])
+            for name, tensor in displaced.items():
+                written[name].copy_(tensor)
         _forget_derived_copies(model)

@@ -21,7 +21,7 @@ from hf_cbft.endpoints import check_labels, names_adapter
 from hf_cbft.ends import save_ordinary
 from hf_cbft.files import whole_folder, write_json, write_text
 from hf_cbft.fingerprint import fingerprint
-from hf_cbft.interpolation import at_point, check_same_weights, evaluation_mode, named_weights
+from hf_cbft.interpolation import at_point, check_same_weights, evaluation_mode, moving, named_weights
 from hf_cbft.matrix_results import MatrixResult
 from hf_cbft.paths import LinearPath, Weights
 from hf_cbft.points import Point
@@ -290,8 +290,8 @@ class _Line:
     ) -> None:
         self.model, self.anchors, self._fingerprints = model, anchors, fingerprints
 
-    def at(self, alpha: float) -> AbstractContextManager[nn.Module]:
-        return at_point(self.model, LinearPath(*self.anchors), alpha)
+    def moving(self) -> AbstractContextManager[Callable[[float], None]]:
+        return moving(self.model, LinearPath(*self.anchors))
 
     def fingerprints(self) -> dict[str, str]:
         return {str(index): found for index, found in enumerate(self._fingerprints())}

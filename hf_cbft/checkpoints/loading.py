@@ -219,7 +219,8 @@ def check_no_nan(weights: Mapping[str, torch.Tensor], what: str) -> None:
     """Raise a `ValueError` that names the first weight of `what` that holds a NaN."""
     for name, tensor in weights.items():
         local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-        if local.is_floating_point() and torch.isnan(local).any():
+        # The sum is quick, and NaN wherever there is one; or where infinities cancel, so that is asked then.
+        if local.is_floating_point() and torch.isnan(local.sum()) and torch.isnan(local).any():
             raise ValueError(f"{what} has NaN in {name}: its training diverged, so give an earlier checkpoint.")
 
 

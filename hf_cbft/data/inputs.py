@@ -22,6 +22,7 @@ from hf_cbft.data.completions import PROMPT_COLUMNS, TOKEN_COLUMNS, pad_tokens, 
 
 # Columns that go through the processing class.
 _PROCESSED_COLUMNS = ("image", "text", "audio")
+_OTHER_LABEL_COLUMNS = set(LABEL_COLUMNS) - {"labels"}
 RAW_COLUMNS = (*_PROCESSED_COLUMNS, *PROMPT_COLUMNS)
 # What counts as a model input where no model says.
 _USUAL_INPUTS = {"input_ids", "pixel_values", "input_values", "input_features"}
@@ -94,7 +95,10 @@ class InputCollator:
             features, has_inputs = [self._tokenized(row) for row in features], True
         if has_inputs and self._names is not None:
             kept = self._names.union(LABEL_COLUMNS)
-            features = [{name: value for name, value in row.items() if name in kept} for row in features]
+            features = [
+                row if row.keys() <= kept else {name: value for name, value in row.items() if name in kept}
+                for row in features
+            ]
         if has_inputs and _has_token_labels(features):
             return self._collate_tokens(features)
         if self.data_collator is not None:
@@ -163,7 +167,6 @@ class InputCollator:
             batch["labels"] = torch.tensor([int(row["labels"]) for row in rows])
         return batch
 
-
     def _sounds(self, values: list[Any]) -> Any:
         rates = {value["sampling_rate"] for value in values}
         wanted = self.processing_class.sampling_rate
@@ -190,6 +193,8 @@ def _class_of(row: Mapping[str, Any]) -> int | None:
 
 def _with_one_label(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with its label column named `labels`, and no other one that a collator could take instead."""
+    if "labels" in row and _OTHER_LABEL_COLUMNS.isdisjoint(row):
+        return dict(row)
     column = first_label_column(row)
     kept = {name: value for name, value in row.items() if name not in LABEL_COLUMNS}
     return kept if column is None else {**kept, "labels": row[column]}
