@@ -21,11 +21,15 @@ from hf_cbft.scoring import Scorer, Scores, joined
 logger = logging.getLogger(__name__)
 
 
+# Batches of all data sets that are kept from one point to the next.
+_KEPT_BYTES = 1 << 29
+
+
 class Passes:
     """What a sweep does at each point.
 
     The batches are those of one process, whatever the number of ranks, and go to the ranks whole: padding and batch
-    statistics do not depend on how many there are.
+    statistics do not depend on how many there are. Where they fit into 512 MB, they are kept from point to point.
 
     Args:
         model (`torch.nn.Module`): in evaluation mode.
@@ -38,6 +42,9 @@ class Passes:
         self, model: nn.Module, scorer: Scorer, collator: Callable[[list[Any]], Any], batch_size: int
     ) -> None:
         self.model, self.scorer, self.collator, self.batch_size = model, scorer, collator, batch_size
+        self._kept: dict[tuple[int, ...], list[tuple[int, Any]]] = {}
+        self._made_twice: set[tuple[int, ...]] = set()
+        self._room = _KEPT_BYTES
         # Ranks that hold shards must pass together.
         self._together = world_size() > 1 and any(hasattr(p, "to_local") for p in model.parameters())
 
@@ -58,6 +65,7 @@ class Passes:
                     )
                 return scores, _digest(checksums)
             self.batch_size //= 2
+            self._kept, self._room = {}, _KEPT_BYTES
             clear_device_cache(garbage_collection=True)
             logger.warning("Out of memory: going on with batches of %d rows.", self.batch_size)
 
@@ -119,6 +127,27 @@ class Passes:
         return self._loaded(dataset, what, list(range(len(self._rows_of_batches(len(dataset))))))
 
     def _loaded(self, dataset: Any, what: str, numbers: list[int]) -> Iterator[tuple[int, Any]]:
+        """Batches by number: made once, where there is room to keep them, and else at each point."""
+        key = (id(dataset), self.batch_size, *numbers)
+        if key in self._kept:
+            batches = self._kept[key]
+            if key not in self._made_twice:
+                # The first one is made again, once: what is not the same each time shows in the digest.
+                self._made_twice.add(key)
+                batches = [*self._made(dataset, what, numbers[:1]), *batches[1:]]
+            yield from batches
+            return
+        batches = []
+        room = self._room
+        for number, batch in self._made(dataset, what, numbers):
+            yield number, batch
+            room -= sum(value.nbytes for value in batch.values() if torch.is_tensor(value))
+            if room > 0:
+                batches.append((number, batch))
+        if room > 0:
+            self._kept[key], self._room = batches, room
+
+    def _made(self, dataset: Any, what: str, numbers: list[int]) -> Iterator[tuple[int, Any]]:
         rows = self._rows_of_batches(len(dataset))
         loader: DataLoader = DataLoader(
             _Rows(dataset, what),  # type: ignore[arg-type]

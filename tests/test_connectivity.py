@@ -321,7 +321,7 @@ def test_a_last_batch_of_one_row_joins_the_one_before(pair, rows, batch_size, ex
     sizes = rows_per_batch(evaluator)
     dataset = make_rows("vit", rows=rows)
     result = quick(evaluator, dataset, num_points=3)
-    assert sizes == 3 * expected
+    assert sizes == expected + expected[:1]  # the first batch is made twice, to see that it is the same
     assert result.references["data"].tolist() == dataset["labels"]
 
 
@@ -331,7 +331,7 @@ def test_calibration_with_one_row_left_over(pair):
     evaluator = ConnectivityEvaluator(*pair("resnet"), batch_size=4, calibration_dataset=calibration)
     sizes = rows_per_batch(evaluator)
     result = quick(evaluator, make_rows("resnet", rows=4), num_points=3)
-    assert sizes == [4, 4, 5, 4, 4]
+    assert sizes == [4, 4, 5, 4]
     assert np.isfinite(result.example_losses["data"]).all()
 
 
@@ -344,7 +344,7 @@ def test_batches_of_one_row_stay_batches_of_one_row(pair):
     evaluator = ConnectivityEvaluator(*pair("bert"), batch_size=1)
     sizes = rows_per_batch(evaluator)
     result = quick(evaluator, rows, num_points=3)
-    assert sizes == 3 * [1, 1, 1, 1]
+    assert sizes == [1, 1, 1, 1, 1]
     assert result.example_losses["data"].shape == (3, 4)
 
 
@@ -413,7 +413,7 @@ def test_models_are_bit_for_bit_what_they_were(pair, name, fails):
     before = state_of(start), state_of(end)
     options = {}
     if fails == "collator":
-        options["data_collator"] = failing_after(8, InputCollator(start))
+        options["data_collator"] = failing_after(4, InputCollator(start))
     if fails == "metric":
         options["metrics"] = [failing_after(3, lambda predictions, references: 0.5)]
     calibration = make_rows(name, rows=8, seed=5) if name == "resnet" else None

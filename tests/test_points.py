@@ -119,6 +119,31 @@ def test_a_point_comes_back_as_it_was(tmp_path):
     assert json.loads((tmp_path / "points" / "sweep.json").read_text())["schema_version"] == 1
 
 
+@pytest.mark.parametrize(("room", "times"), [(1 << 20, ROWS + 4), (4 * 3 * 8 * 8 * 4, 5 * ROWS), (0, 5 * ROWS)])
+def test_batches_are_made_once_where_there_is_room(make_model, monkeypatch, room, times):
+    # Decoding the same images at each of eleven points takes longer than the model; keeping all of them, more memory.
+    monkeypatch.setattr("hf_cbft.sweep._KEPT_BYTES", room)
+    rows, seen = make_rows(1), []
+
+    class Counted:
+        def __len__(self):
+            return len(rows)
+
+        def __getitem__(self, index):
+            seen.append(index)
+            return rows[index]
+
+    dataset = Counted()
+    start, end = make_model("vit", seed=1), make_model("vit", seed=2)
+    evaluator = ConnectivityEvaluator(start, end, batch_size=4)
+    expected = evaluator.evaluate(rows, num_points=5, num_resamples=20).to_dict()
+    looked_at = len(dataset)
+    result = evaluator.evaluate(dataset, num_points=5, num_resamples=20)
+    assert result.to_dict() == expected
+    # The columns and labels are looked at first; then each batch is made once, and the first one a second time.
+    assert len(seen) - times in (looked_at, looked_at + 1, looked_at + 2)
+
+
 def test_a_batch_that_does_not_fit_is_halved(sweep, make_model, monkeypatch, tmp_path):
     # The batch size of a training run is too large for an evaluation now and then; losing the sweep helps nobody.
     whole, _ = sweep()
