@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers.utils import cached_file
 
 from hf_cbft.architectures import class_name, has_adapter
 from hf_cbft.checkpoints.configs import BLOCKING, compare_labels
 from hf_cbft.checkpoints.headers import split_adapter
-from hf_cbft.checkpoints.loading import LoadOptions, check_no_nan, load_model, source_name, stored_weights
-from hf_cbft.checkpoints.sources import split_revision
+from hf_cbft.checkpoints.loading import LoadOptions, check_no_nan, found_file, load_model, source_name, stored_weights
 from hf_cbft.checkpoints.tensors import is_head
 from hf_cbft.ends import AdapterEnds, Ends, OneHeadEnds, Replaced, Source, WeightEnds
 from hf_cbft.interpolation import named_weights
@@ -174,19 +172,8 @@ def _holds_only_an_adapter(source: str, options: LoadOptions) -> bool:
     folder = Path(source)
     if folder.is_dir():
         return (folder / "adapter_config.json").exists() and not (folder / "config.json").exists()
-    name, revision = split_revision(source)
-    found = {}
     for file in ("config.json", "adapter_config.json"):
-        found[file] = cached_file(
-            name,
-            file,
-            revision=revision,
-            token=options.token,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        if found[file] is not None:
+        if found_file(source, file, options.token) is not None:
             return file == "adapter_config.json"
     return False
 

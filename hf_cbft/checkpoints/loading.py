@@ -191,26 +191,29 @@ def _same(weight: torch.Tensor, stored: torch.Tensor) -> bool:
     return weight.shape == stored.shape and torch.equal(weight.cpu(), stored.to(weight.dtype))
 
 
+def found_file(source: str | Path, file: str, token: str | None = None) -> str | None:
+    """Where a file of a checkpoint is on this machine, fetched if need be; `None` where there is none."""
+    name, revision = split_revision(str(source))
+    return cached_file(
+        name,
+        file,
+        revision=revision,
+        token=token,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+
+
 def _weight_files(source: str | Path, options: LoadOptions) -> list[str]:
     """The safetensors files of a checkpoint that was loaded before; none where its weights are pickles."""
-    name, revision = split_revision(str(source))
-    found = {
-        file: cached_file(
-            name,
-            file,
-            revision=revision,
-            token=options.token,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
-    }
-    if found[SAFE_WEIGHTS_NAME] is not None:
-        return [found[SAFE_WEIGHTS_NAME]]
-    if found[SAFE_WEIGHTS_INDEX_NAME] is None:
+    whole = found_file(source, SAFE_WEIGHTS_NAME, options.token)
+    if whole is not None:
+        return [whole]
+    listed = found_file(source, SAFE_WEIGHTS_INDEX_NAME, options.token)
+    if listed is None:
         return []
-    index = Path(found[SAFE_WEIGHTS_INDEX_NAME])
+    index = Path(listed)
     shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     return [str(index.with_name(shard)) for shard in sorted(shards)]
 

@@ -3,6 +3,7 @@
 """What the commands that measure have in common: data, and how checkpoints are loaded."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -32,6 +33,36 @@ class DataArguments:
 
 
 @dataclass
+class MeasureArguments:
+    output_dir: str = field(default="", metadata={"help": "New folder for the results, the figures and the report."})
+    metrics: list[str] = field(
+        default_factory=lambda: ["accuracy"],
+        metadata={"help": "accuracy, worst_group_accuracy, perplexity, f1 (the first one is drawn)."},
+    )
+    baseline: str = field(default="chord", metadata={"help": "Barrier above: chord, mean or max of the end losses."})
+    tolerance: float = field(default=0.1, metadata={"help": "Barrier in nats up to which the ends are connected."})
+    error_tolerance: float = field(default=0.05, metadata={"help": "The same for the drop in accuracy, a fraction."})
+    confidence: float = field(default=0.95, metadata={"help": "Level of the intervals."})
+    num_resamples: int = field(default=1000, metadata={"help": "Bootstrap replicates."})
+    seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
+    resume: bool = field(default=False, metadata={"help": "Go on where an interrupted run in output_dir stopped."})
+
+    def evaluation_options(self) -> dict[str, Any]:
+        """What `evaluate` of an evaluator takes, but for the path."""
+        names = ("baseline", "tolerance", "error_tolerance", "confidence", "num_resamples", "seed")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "group_column": "group" if getattr(self, "group_column", None) else None,
+            "resume_dir": Path(self.output_dir) / "points",
+        }
+
+    def interruption(self) -> KeyboardInterrupt:
+        return KeyboardInterrupt(
+            f"{self.output_dir} keeps what was measured: go on with the same command and --resume."
+        )
+
+
+@dataclass
 class LoadArguments:
     device: str | None = field(default=None, metadata={"help": "cpu, cuda, mps; default: an accelerator if there is."})
     device_map: str | None = field(default=None, metadata={"help": "auto spreads a model over several devices."})
@@ -53,27 +84,45 @@ class LoadArguments:
         }
 
 
+def check_measurement(arguments: Any) -> None:
+    """Refuse data, statistics and a folder that cannot work; the folder is made, now rather than after the sweep.
+
+    Raises:
+        ValueError: data or an output folder that were not given, unknown statistics, or a folder that is not free.
+    """
+    from accelerate import PartialState
+
+    from hf_cbft.barriers import check_statistics
+
+    if not arguments.dataset:
+        raise ValueError("no data to measure on: give --dataset NAME=SOURCE[:SPLIT].")
+    if not arguments.output_dir:
+        raise ValueError("name a new folder for the result with --output_dir.")
+    check_statistics(arguments.baseline, arguments.confidence, arguments.num_resamples)
+    if not PartialState(cpu=arguments.device == "cpu").is_main_process:
+        return  # the folder may be in use by the main one already
+    folder = Path(arguments.output_dir)
+    if arguments.resume:
+        if not (folder / "points").is_dir():
+            raise ValueError(f"{folder} holds no points to go on with: start it without --resume.")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty: name another folder, or go on with --resume.")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 def processing_class(source: str, arguments: LoadArguments) -> Any:
     """The tokenizer, image processor or feature extractor beside a checkpoint; `None` where there is none."""
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
-    from transformers.utils import cached_file
 
     from hf_cbft.checkpoints.headers import split_adapter
+    from hf_cbft.checkpoints.loading import found_file
     from hf_cbft.checkpoints.sources import split_revision
 
-    name, revision = split_revision(split_adapter(source)[0])
+    base = split_adapter(source)[0]
+    name, revision = split_revision(base)
     options: dict[str, Any] = {"revision": revision} if revision else {}
-    found = {
-        file: cached_file(
-            name,
-            file,
-            **options,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        for file in ("tokenizer_config.json", "preprocessor_config.json")
-    }
+    found = {file: found_file(base, file) for file in ("tokenizer_config.json", "preprocessor_config.json")}
     options["trust_remote_code"] = arguments.trust_remote_code
     if found["tokenizer_config.json"] is not None:
         return AutoTokenizer.from_pretrained(name, **options)

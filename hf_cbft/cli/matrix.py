@@ -6,18 +6,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_cbft.cli.inputs import DataArguments, LoadArguments, calibration_set, processing_class, read_sets
+from hf_cbft.cli.inputs import (
+    DataArguments,
+    LoadArguments,
+    MeasureArguments,
+    calibration_set,
+    check_measurement,
+    processing_class,
+    read_sets,
+)
 
 POSITIONAL = ("checkpoints...",)
 
 
 @dataclass
-class Arguments(DataArguments, LoadArguments):
+class Arguments(DataArguments, MeasureArguments, LoadArguments):
     checkpoints: list[str] = field(
         default_factory=list, metadata={"help": "Two or more folders, Hub ids or org/name@revision."}
-    )
-    output_dir: str = field(
-        default="", metadata={"help": "New folder for matrix.json, matrix.png, the pairs and the soups."}
     )
     on: str | None = field(
         default=None, metadata={"help": "The data set whose barriers decide; default: cue, else the first."}
@@ -25,19 +30,9 @@ class Arguments(DataArguments, LoadArguments):
     soup: bool = field(
         default=False, metadata={"help": "Also save the average of each cluster, as an ordinary checkpoint."}
     )
-    metrics: list[str] = field(
-        default_factory=lambda: ["accuracy"], metadata={"help": "accuracy, worst_group_accuracy, perplexity, f1."}
-    )
     num_points: int = field(
         default=5, metadata={"help": "Points of each line; few, as they are measured for all pairs."}
     )
-    baseline: str = field(default="chord", metadata={"help": "Barrier above: chord, mean or max of the end losses."})
-    tolerance: float = field(default=0.1, metadata={"help": "Barrier in nats up to which two are connected."})
-    error_tolerance: float = field(default=0.05, metadata={"help": "The same for the drop in accuracy, a fraction."})
-    confidence: float = field(default=0.95, metadata={"help": "Level of the intervals."})
-    num_resamples: int = field(default=1000, metadata={"help": "Bootstrap replicates."})
-    seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
-    resume: bool = field(default=False, metadata={"help": "Go on where an interrupted run in output_dir stopped."})
 
 
 def check(arguments: Arguments) -> None:
@@ -46,31 +41,15 @@ def check(arguments: Arguments) -> None:
     Raises:
         ValueError: checkpoints, data or an output folder that were not given, or a folder that is not free.
     """
-    from hf_cbft.barriers import check_statistics
     from hf_cbft.data.sources import parse_dataset
     from hf_cbft.matrix import check_checkpoints, deciding_set
 
     check_checkpoints(arguments.checkpoints)
-    if not arguments.dataset:
-        raise ValueError("no data to measure on: give --dataset NAME=SOURCE[:SPLIT].")
-    deciding_set([parse_dataset(text).name for text in arguments.dataset], arguments.on)
-    if not arguments.output_dir:
-        raise ValueError("name a new folder for the result with --output_dir.")
     if arguments.num_points < 3:
         raise ValueError(f"num_points = {arguments.num_points}: a barrier needs at least 3, both ends among them.")
-    check_statistics(arguments.baseline, arguments.confidence, arguments.num_resamples)
-    _check_folder(Path(arguments.output_dir), arguments.resume)
-
-
-def _check_folder(folder: Path, resume: bool) -> None:
-    if resume:
-        if not (folder / "points").is_dir():
-            raise ValueError(f"{folder} holds no matrix to go on with: start it without --resume.")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not empty: name another folder, or go on with --resume.")
-    else:
-        # Asked now rather than after the sweep.
-        folder.mkdir(parents=True, exist_ok=True)
+    if arguments.dataset:
+        deciding_set([parse_dataset(text).name for text in arguments.dataset], arguments.on)
+    check_measurement(arguments)
 
 
 def run(arguments: Arguments) -> int:
@@ -98,22 +77,13 @@ def run(arguments: Arguments) -> int:
             sets,
             on=arguments.on,
             num_points=arguments.num_points,
-            baseline=arguments.baseline,
-            tolerance=arguments.tolerance,
-            error_tolerance=arguments.error_tolerance,
-            confidence=arguments.confidence,
-            num_resamples=arguments.num_resamples,
-            seed=arguments.seed,
-            group_column="group" if arguments.group_column else None,
-            resume_dir=folder / "points",
+            **arguments.evaluation_options(),
         )
         if state.is_main_process:
             print(result)
         soups = _soups(evaluator, result, sets, folder / "soups") if arguments.soup else []
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"{folder} keeps what was measured: go on with the same command and --resume."
-        ) from None
+        raise arguments.interruption() from None
     if not state.is_main_process:
         return 0
     for place, soup in soups:

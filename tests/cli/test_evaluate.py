@@ -114,7 +114,7 @@ def test_a_file_sets_the_same_options(saved, capsys):
         (["--dataset", "{images}", "--through", "{start}", "--path", "x"], "--through and --path are two paths"),
         (["--dataset", "{images}", "--metrics", "recall"], "The metric 'recall' is not built in"),
         (["--dataset", "{images}", "--metrics", "worst_group_accuracy"], "worst_group_accuracy"),
-        (["--dataset", "{images}", "--resume"], "holds no sweep to go on with: start it without --resume"),
+        (["--dataset", "{images}", "--resume"], "holds no points to go on with: start it without --resume"),
         (["--dataset", "{images}", "--baseline", "median"], "baseline 'median' is unknown"),
         (["--dataset", "{images}", "--dtype", "float99"], "float99"),
     ],

@@ -146,7 +146,7 @@ def test_a_soup_that_was_finished_is_kept(inputs, tmp_path, monkeypatch, interru
         ({}, ["--on", "clue"], "on = 'clue' is none of the data sets: give one of cue"),
         ({}, ["--num_points", "2"], "num_points = 2: a barrier needs at least 3"),
         ({}, ["--baseline", "median"], "baseline 'median' is unknown"),
-        ({}, ["--resume"], "holds no matrix to go on with: start it without --resume"),
+        ({}, ["--resume"], "holds no points to go on with: start it without --resume"),
         ({"data": None}, [], "no data to measure on: give --dataset NAME=SOURCE"),
         ({}, ["--output_dir", ""], "name a new folder for the result with --output_dir"),
     ],
