@@ -82,13 +82,10 @@ class WeightEnds:
         return moving(self.model, self._path)
 
     def fingerprints(self) -> dict[str, str]:
-        live = named_weights(self.model)
+        live = {name: local(tensor.detach()) for name, tensor in named_weights(self.model).items()}
         anchors = [live if anchor is None else anchor for anchor in self._path.anchors]
         # By the names of the live model, so that a weight that is tied in one of them does not count twice.
-        return {
-            str(index): fingerprint({name: local(anchor[name].detach()) for name in live})
-            for index, anchor in enumerate(anchors)
-        }
+        return {str(index): fingerprint(Replaced(anchor, {}, live)) for index, anchor in enumerate(anchors)}
 
     def _weights_of(self, source: Source) -> Weights:
         if isinstance(source, nn.Module):
