@@ -59,6 +59,7 @@ def test_the_image_classifier(tmp_path):
     AutoModelForImageClassification.from_pretrained(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_text_classifier_on_two_processes_and_then_lora_on_your_own(tmp_path):
     config = str(EXAMPLES / "accelerate_configs" / "cpu.yaml")
     launcher = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", config]

@@ -98,6 +98,8 @@ def test_naive_large_is_picked_on_validation_images(quick_demo):
     assert record["tried"][f"{record['learning_rate']:g}"] == record["validation_rand_cue"]
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("interrupted demo")  # beside the full one, not after it
 def test_a_second_run_gives_the_same_figures_and_resume_only_what_is_missing(quick_demo, tmp_path):
     # A copy that lost one trained model, one path and the results: only those come back, and with the same figures.
     copy = tmp_path / "copy"
@@ -116,7 +118,7 @@ def test_a_second_run_gives_the_same_figures_and_resume_only_what_is_missing(qui
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("interrupted demo")  # beside the full one, not after it
+@pytest.mark.xdist_group("interrupted demo")
 def test_interrupt_keeps_what_is_whole_and_resume_goes_on(quick_demo, tmp_path):
     folder = tmp_path / "interrupted"
     # A suite that is started in the background ignores SIGINT, and what it starts would too.
