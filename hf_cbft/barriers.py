@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From losses along a path to a barrier: the conventions, its interval and the verdict."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 BASELINES = ("chord", "mean", "max")
 # Replicates are drawn in blocks of at most this many weights, which bounds the memory of the bootstrap.
 _BLOCK = 4_000_000
+# Up to this many weights (8 MB) stay for the next band.
+_KEPT = 1 << 20
 # Where fewer examples than this lie on a side of 0, a bootstrap knows too little of those that it has not seen.
 _FEW = 10
 
@@ -292,7 +295,7 @@ def mean_band(
     # Points where all examples agree to rounding (an end repeated, say) have no error to speak of.
     spread = np.ptp(values, axis=1) > 1e-6 * np.maximum(np.abs(means), 1.0)
     if spread.any():
-        t = _bootstrap_t(values[spread], weights, num_resamples, np.random.default_rng(seed))
+        t = _bootstrap_t(values[spread], weights, num_resamples, seed)
         levels = 1.0 - (1.0 - confidence) * (1.0 - rare[spread])
         margins[spread] = _quantiles(t, levels, simultaneous) * _standard_errors(values[spread], weights)
     outer += np.where(spread & np.isinf(limits), _unseen(values, weights, confidence), 0.0)
@@ -364,9 +367,31 @@ def _standard_errors(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.sqrt((_residuals(values, weights) ** 2).sum(axis=1) / (num_examples - 1)) / np.sqrt(num_examples)
 
 
-def _bootstrap_t(
-    values: np.ndarray, weights: np.ndarray, num_resamples: int, generator: np.random.Generator
-) -> np.ndarray:
+def _draw(num_examples: int, size: int, generator: np.random.Generator) -> np.ndarray:
+    """(size, N) how often each replicate drew each example."""
+    drawn = generator.integers(0, num_examples, size=(size, num_examples))
+    drawn += num_examples * np.arange(size)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=size * num_examples).reshape(size, num_examples)
+    return counts.astype(np.float64)
+
+
+@lru_cache(maxsize=1)
+def _kept_draws(num_examples: int, num_resamples: int, seed: int) -> np.ndarray:
+    """All replicates at once, kept for the next band of as many examples: losses and errors of a set have the same."""
+    return _draw(num_examples, num_resamples, np.random.default_rng(seed))
+
+
+def _draws(num_examples: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """The replicates in blocks of at most `_BLOCK` weights."""
+    if num_examples * num_resamples <= _KEPT:
+        yield _kept_draws(num_examples, num_resamples, seed)
+        return
+    generator, block = np.random.default_rng(seed), max(1, _BLOCK // num_examples)
+    for first in range(0, num_resamples, block):
+        yield _draw(num_examples, min(block, num_resamples - first), generator)
+
+
+def _bootstrap_t(values: np.ndarray, weights: np.ndarray, num_resamples: int, seed: int) -> np.ndarray:
     """(num_resamples, rows) replicates of |t| of [`weighted_means`], the same draw for all rows.
 
     With m_i how often a replicate drew example i and c_i = w_i (v_i - mean), the mean moves by
@@ -376,13 +401,7 @@ def _bootstrap_t(
     residuals = _residuals(values, weights).T
     squared, crossed = residuals**2, weights[:, None] * residuals
     replicates = []
-    block = max(1, _BLOCK // num_examples)
-    for first in range(0, num_resamples, block):
-        size = min(block, num_resamples - first)
-        drawn = generator.integers(0, num_examples, size=(size, num_examples))
-        drawn += num_examples * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * num_examples).reshape(size, num_examples)
-        drawn_as = counts.astype(np.float64)
+    for drawn_as in _draws(num_examples, num_resamples, seed):
         total = (drawn_as @ weights / num_examples)[:, None]
         shift = drawn_as @ residuals / num_examples / total
         # In this order equal weights give, to the last bit, what the formula of a plain mean gives.
