@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,26 @@ def write_text(file: str | Path, text: str) -> None:
 
 def write_json(file: str | Path, data: Any) -> None:
     write_text(file, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def read_measured(file: Path, what: str, versions: Sequence[int]) -> dict[str, Any]:
+    """JSON of something measured, in a version that is known here.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or of another version.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        version = data.get("schema_version")
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+        raise ValueError(f"{file} is damaged: measure again.") from None
+    if version not in versions:
+        raise ValueError(
+            f"{file.parent} holds a {what} of schema version {version}, this version reads "
+            f"{' and '.join(map(str, versions))}: measure again, or use the version of hf_cbft that wrote it."
+        )
+    return data
 
 
 def _umask() -> int:

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """All pairs of several checkpoints: their barriers, who is connected with whom, kept and shown."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
@@ -14,7 +13,7 @@ from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from hf_cbft.barriers import Barrier
-from hf_cbft.files import whole_folder, write_json
+from hf_cbft.files import read_measured, whole_folder, write_json
 from hf_cbft.results import ConnectivityResult
 from hf_cbft.tables import format_band, format_table
 
@@ -184,16 +183,7 @@ class MatrixResult:
             ValueError: it is damaged, or was written by a version that is not known here.
         """
         folder = Path(folder)
-        try:
-            data = json.loads((folder / "matrix.json").read_text(encoding="utf-8"))
-            version = data.get("schema_version")
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-            raise ValueError(f"{folder / 'matrix.json'} is damaged: measure again.") from None
-        if version != _SCHEMA_VERSION:
-            raise ValueError(
-                f"{folder} holds a matrix of schema version {version}, this version reads {_SCHEMA_VERSION}: measure "
-                "again, or use the version of hf_cbft that wrote it."
-            )
+        data = read_measured(folder / "matrix.json", "matrix", (_SCHEMA_VERSION,))
         numbers = combinations(range(len(data["names"])), 2)
         pairs = {(i, j): ConnectivityResult.load(folder / "pairs" / f"{i}-{j}") for i, j in numbers}
         return cls.of_pairs(data["names"], pairs, data["settings"])

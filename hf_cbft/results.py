@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was measured along a path: kept, read again, and shown."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from hf_cbft.barriers import BASELINES, Barrier, compute_barrier, group_barriers
-from hf_cbft.files import whole_file, whole_folder, write_json
+from hf_cbft.files import read_measured, whole_file, whole_folder, write_json
 from hf_cbft.tables import format_band, format_table
 
 _SCHEMA_VERSION = 2
@@ -143,23 +142,13 @@ class ConnectivityResult:
             ValueError: it is damaged, or was written by a version that is not known here.
         """
         folder = Path(folder)
-        try:
-            data = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-            version = data.get("schema_version")
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-            raise ValueError(f"{folder / 'result.json'} is damaged: measure again.") from None
-        if version not in _READABLE_VERSIONS:
-            raise ValueError(
-                f"{folder} holds a result of schema version {version}, this version reads "
-                f"{' and '.join(map(str, _READABLE_VERSIONS))}: measure again, or use the version of hf_cbft that "
-                "wrote it."
-            )
+        data = read_measured(folder / "result.json", "result", _READABLE_VERSIONS)
         arrays = load_file(folder / "examples.safetensors")
         kinds = {
             kind: {n: arrays[f"{kind}/{n}"] for n in data["losses"] if f"{kind}/{n}" in arrays} for kind in _ARRAYS
         }
         kinds["groups"] = {name: _as_text(values) for name, values in kinds["groups"].items()}
-        if version == 1:  # classification alone, and no barriers but those of the loss
+        if data["schema_version"] == 1:  # classification alone, and no barriers but those of the loss
             for name, labels in kinds["references"].items():
                 kinds["example_correct"][name] = (kinds["predictions"][name] == labels).astype(np.float64)
                 kinds["weights"][name] = np.ones(labels.size)

@@ -10,9 +10,8 @@ from hf_cbft.cli.inputs import (
     DataArguments,
     LoadArguments,
     MeasureArguments,
-    calibration_set,
     check_measurement,
-    processing_class,
+    evaluator_options,
     read_sets,
 )
 
@@ -60,12 +59,8 @@ def run(arguments: Arguments) -> int:
     evaluator = ConnectivityEvaluator(
         arguments.start,
         arguments.end,
-        processing_class=processing_class(arguments.start, arguments),
-        batch_size=arguments.batch_size,
-        metrics=arguments.metrics,
-        calibration_dataset=calibration_set(arguments),
         head_from=arguments.head_from,
-        **arguments.load_options(),
+        **evaluator_options(arguments.start, arguments),
     )
     sets, mapping = read_sets(arguments, evaluator.model)
     if state.is_main_process:

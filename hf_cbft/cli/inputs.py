@@ -84,6 +84,17 @@ class LoadArguments:
         }
 
 
+def evaluator_options(source: str, arguments: Any) -> dict[str, Any]:
+    """What an evaluator takes beside its checkpoints; `source` is the one that the processing class lies beside."""
+    return {
+        "processing_class": processing_class(source, arguments),
+        "batch_size": arguments.batch_size,
+        "metrics": arguments.metrics,
+        "calibration_dataset": calibration_set(arguments),
+        **arguments.load_options(),
+    }
+
+
 def check_measurement(arguments: Any) -> None:
     """Refuse data, statistics and a folder that cannot work; the folder is made, now rather than after the sweep.
 

@@ -10,9 +10,8 @@ from hf_cbft.cli.inputs import (
     DataArguments,
     LoadArguments,
     MeasureArguments,
-    calibration_set,
     check_measurement,
-    processing_class,
+    evaluator_options,
     read_sets,
 )
 
@@ -61,14 +60,7 @@ def run(arguments: Arguments) -> int:
 
     state = PartialState(cpu=arguments.device == "cpu")
     folder = Path(arguments.output_dir)
-    evaluator = MatrixEvaluator(
-        arguments.checkpoints,
-        processing_class=processing_class(arguments.checkpoints[0], arguments),
-        batch_size=arguments.batch_size,
-        metrics=arguments.metrics,
-        calibration_dataset=calibration_set(arguments),
-        **arguments.load_options(),
-    )
+    evaluator = MatrixEvaluator(arguments.checkpoints, **evaluator_options(arguments.checkpoints[0], arguments))
     sets, mapping = read_sets(arguments, evaluator.model)
     if state.is_main_process:
         print(mapping)
