@@ -18,18 +18,18 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_cbft.architectures import has_adapter, task_of
 from hf_cbft.batchnorm import batchnorm_modules, recalibrate
 from hf_cbft.checkpointing import ExactResumeTrainer
-from hf_cbft.checkpoints.headers import split_adapter
-from hf_cbft.checkpoints.loading import check_no_nan, load_model, source_name
+from hf_cbft.checkpoints.loading import LoadOptions, check_no_nan, load_model, source_name
 from hf_cbft.config import CBFTConfig
 from hf_cbft.data.columns import LABEL_COLUMNS, check_not_empty, class_labels
 from hf_cbft.data.completions import IGNORED
 from hf_cbft.data.inputs import RAW_COLUMNS, InputCollator
 from hf_cbft.distributed import differentiable_mean
+from hf_cbft.endpoints import names_adapter
 from hf_cbft.fingerprint import fingerprint
 from hf_cbft.interpolation import at_point, check_same_weights, copy_weights, evaluation_mode, named_weights
 from hf_cbft.paths import LinearPath, QuadraticPath, Weights, sample_alpha
 from hf_cbft.resume import RunState, run_settings
-from hf_cbft.scoring import Scorer
+from hf_cbft.scoring import Scorer, text_labels
 from hf_cbft.step import mean_loss
 
 # The set-up of a fit that names none, as it does on the demo's pretrained and CBFT models.
@@ -265,9 +265,7 @@ def _labels(batch: Mapping[str, Any], task: str | None) -> torch.Tensor:
         return batch["labels"]
     if task != "causal_lm" or "input_ids" not in batch:
         raise ValueError("The batches have no labels, and the loss along the curve needs them: name a label column.")
-    # The text itself: a causal language model predicts what it reads.
-    mask = batch.get("attention_mask")
-    return batch["input_ids"] if mask is None else batch["input_ids"].masked_fill(mask == 0, IGNORED)
+    return text_labels(batch)
 
 
 def _counted(labels: torch.Tensor, causal: bool) -> torch.Tensor:
@@ -307,7 +305,8 @@ def load_end(source: str | Path | nn.Module, what: str) -> Any:
         ValueError: an adapter, or NaN in the weights.
         NotImplementedError: a model for which the loss along a curve is not checked.
     """
-    model = None if _names_adapter(source) else load_model(source)
+    named = not isinstance(source, nn.Module) and names_adapter(str(source), LoadOptions())
+    model = None if named else load_model(source)
     if model is None or has_adapter(model) or getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(
             f"{what} carries an adapter, and a curve runs between whole weights: merge it first (merge_and_unload), "
@@ -325,14 +324,6 @@ def load_end(source: str | Path | nn.Module, what: str) -> Any:
             "quantization_config."
         )
     return model
-
-
-def _names_adapter(source: str | Path | nn.Module) -> bool:
-    """Whether a name is `base+adapter` or that of an adapter's folder."""
-    if isinstance(source, nn.Module):
-        return False
-    holds_adapter, holds_model = ((Path(source) / f"{name}config.json").exists() for name in ("adapter_", ""))
-    return split_adapter(str(source))[1] is not None or (holds_adapter and not holds_model)
 
 
 def _own_weights(source: str | Path | nn.Module, model: nn.Module) -> dict[str, torch.Tensor]:

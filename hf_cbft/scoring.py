@@ -51,6 +51,12 @@ def joined(parts: Sequence[Scores]) -> Scores:
     return Scores(**columns)
 
 
+def text_labels(batch: Mapping[str, Any]) -> torch.Tensor:
+    """The text itself, without its padding: a causal language model predicts what it reads."""
+    labels, mask = batch["input_ids"], batch.get("attention_mask")
+    return labels if mask is None else labels.masked_fill(mask == 0, IGNORED)
+
+
 class Scorer:
     """The losses of one model on batches of its task.
 
@@ -109,10 +115,7 @@ class Scorer:
             return batch["labels"]
         if self.task != "causal_lm" or "input_ids" not in batch:
             raise ValueError("The data_collator made a batch without labels: the loss needs them.")
-        # The text itself: a causal language model predicts what it reads.
-        labels = batch["input_ids"]
-        mask = batch.get("attention_mask")
-        return labels if mask is None else labels.masked_fill(mask == 0, IGNORED)
+        return text_labels(batch)
 
     def _check_shapes(self, logits: torch.Tensor, labels: torch.Tensor, dimensions: int, what: str) -> None:
         if logits.ndim != dimensions or labels.shape != logits.shape[:-1]:
