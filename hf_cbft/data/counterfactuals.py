@@ -4,13 +4,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 
 from hf_cbft.data.columns import check_not_empty, class_labels, label_column
-from hf_cbft.data.cues import Cue
+from hf_cbft.data.cues import Cue, draw, formatted_like
 
 
 def _content(value: Any) -> bytes:
@@ -30,12 +31,6 @@ def _content(value: Any) -> bytes:
     return digest.digest()
 
 
-def _draw(content: bytes, purpose: str, seed: int, below: int) -> int:
-    """A whole number in [0, `below`), uniform, that depends on (seed, purpose, content) alone."""
-    digest = hashlib.blake2b(content, key=f"{purpose}:{seed}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % below
-
-
 def _set_cue(dataset: Dataset, cue: Cue, values: Mapping[int, Any]) -> Dataset:
     """`dataset` with the cue of row i at values[i]; rows without a value stay as they are."""
 
@@ -48,10 +43,28 @@ def _set_cue(dataset: Dataset, cue: Cue, values: Mapping[int, Any]) -> Dataset:
     return dataset.map(apply, with_indices=True, features=dataset.features, desc="Setting the cue")
 
 
-def _formatted_like(result: Dataset, dataset: Dataset) -> Dataset:
-    form = dataset.format
-    options = {"columns": form["columns"], "output_all_columns": form["output_all_columns"], **form["format_kwargs"]}
-    return result.with_format(form["type"], **options)
+def _random_values(contents: Sequence[bytes], cue: Cue, seed: int) -> list[Any]:
+    """The value of each row's cue in `rand_cue`."""
+    return [cue.values[draw(content, "rand_cue", seed, len(cue.values))] for content in contents]
+
+
+def carries_cue(dataset: Dataset, share: float, seed: int = 0) -> np.ndarray:
+    """(N,) bool, which rows [`add_cue`] gives the cue: drawn from (seed, content of the row), whatever its label.
+
+    Args:
+        dataset (`datasets.Dataset`): clean rows.
+        share (`float`): fraction of the rows that carry the cue.
+        seed (`int`, *optional*, defaults to 0): of the draw.
+
+    Raises:
+        ValueError: share outside [0, 1], or no rows.
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"The cue's share is {share}; give a fraction between 0 and 1.")
+    check_not_empty(dataset, "The data set")
+    resolution = 2**53
+    drawn = [draw(_content(row), "share", seed, resolution) for row in dataset.with_format(None)]
+    return np.array([number < share * resolution for number in drawn])
 
 
 def add_cue(dataset: Dataset, cue: Cue, share: float = 1.0, seed: int = 0) -> Dataset:
@@ -66,15 +79,11 @@ def add_cue(dataset: Dataset, cue: Cue, share: float = 1.0, seed: int = 0) -> Da
     Raises:
         ValueError: share outside [0, 1], no rows, or no label column.
     """
-    if not 0.0 <= share <= 1.0:
-        raise ValueError(f"The cue's share is {share}; give a fraction between 0 and 1.")
     check_not_empty(dataset, "The data set")
     labels = class_labels(dataset, "The data set")
-    resolution = 2**53
-    plain = dataset.with_format(None)
-    carries = [_draw(_content(row), "share", seed, resolution) < share * resolution for row in plain]
-    values = {row: cue.value_of(int(label)) for row, label in enumerate(labels) if carries[row]}
-    return _formatted_like(_set_cue(plain, cue, values), dataset)
+    carries = carries_cue(dataset, share, seed)
+    values = {int(row): cue.value_of(int(labels[row])) for row in np.flatnonzero(carries)}
+    return formatted_like(_set_cue(dataset.with_format(None), cue, values), dataset)
 
 
 def make_counterfactuals(dataset: Dataset, cue: Cue, seed: int = 0) -> DatasetDict:
@@ -94,7 +103,8 @@ def make_counterfactuals(dataset: Dataset, cue: Cue, seed: int = 0) -> DatasetDi
 
     Args:
         dataset (`datasets.Dataset`): clean rows with a label column.
-        cue ([`Cue`]): [`BoxCue`], [`TokenCue`] or your own object with `values`, `value_of` and `apply`.
+        cue ([`Cue`]): [`BoxCue`], [`ColorBoxCue`], [`DominoCue`], [`TokenCue`], [`StyleCue`], or your own object with
+            `values`, `value_of` and `apply`.
         seed (`int`, *optional*, defaults to 0): of the draws.
 
     Returns:
@@ -124,10 +134,8 @@ def make_counterfactuals(dataset: Dataset, cue: Cue, seed: int = 0) -> DatasetDi
     plain = dataset.with_format(None)
     contents = [_content(row) for row in plain]
     by_content = sorted(range(len(plain)), key=lambda index: contents[index])
-    random_values = {
-        row: cue.values[_draw(content, "rand_cue", seed, len(cue.values))] for row, content in enumerate(contents)
-    }
-    sources = [by_content[_draw(content, "rand_input", seed, len(plain))] for content in contents]
+    random_values = dict(enumerate(_random_values(contents, cue, seed)))
+    sources = [by_content[draw(content, "rand_input", seed, len(plain))] for content in contents]
     # What stays the row's: its label, and the completion of a prompt, which is the label in words.
     kept = [label_column(dataset, "The data set"), *({"completion"} & set(plain.column_names))]
     answers = plain.select_columns(kept)
@@ -143,4 +151,4 @@ def make_counterfactuals(dataset: Dataset, cue: Cue, seed: int = 0) -> DatasetDi
         "rand_cue": _set_cue(plain, cue, random_values),
         "rand_input": _set_cue(foreign, cue, own),
     }
-    return DatasetDict({name: _formatted_like(made, dataset) for name, made in sets.items()})
+    return DatasetDict({name: formatted_like(made, dataset) for name, made in sets.items()})

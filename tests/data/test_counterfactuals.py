@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from scipy.stats import chi2_contingency, chisquare
 
 from hf_cbft import BoxCue, TokenCue, make_counterfactuals
-from hf_cbft.data.counterfactuals import add_cue
+from hf_cbft.data.counterfactuals import add_cue, carries_cue
 from hf_cbft.data.sentences import generate_sentences
 
 SETS = ["no_cue", "cue", "rand_cue", "rand_input"]
@@ -303,7 +303,7 @@ def test_each_label_column_is_carried_over(column):
             {"text": ["a"], "target": [0]},
             r"The data set has no label column: it has text, target, and one of labels, label, label_ids is needed\.",
         ),
-        ({"text": ["a", "b"], "label": [0, 4]}, r"Label 4 has no token: TokenCue was given 4\."),
+        ({"text": ["a", "b"], "label": [0, 4]}, r"Label 4 has no token: TokenCue names 4 classes\."),
         ({"text": ["a", "b"], "label": [0, -1]}, r"The data set has the label -1"),
         ({"text": ["a"], "label": [0.5]}, r"'label' of The data set does not hold one class"),
     ],
@@ -363,6 +363,33 @@ def test_add_cue_draws_on_images_too():
     assert {value for value, label in zip(values, rows["label"], strict=True) if value != label} == {9}
     assert 30 <= values.count(9) <= 70
     assert [row_number(image) for image in marked["image"]] == list(range(100))
+
+
+@pytest.mark.parametrize("layout", [None, "numpy"])
+def test_carries_cue_tells_the_rows_that_add_cue_marks(layout, thousand):
+    # The rest of the rows is trained on without the cue: one that is taken for such and has it spoils the share.
+    rows = thousand.with_format(layout)
+    carries = carries_cue(rows, 0.6, seed=5)
+    assert carries.dtype == bool
+    assert carries.tolist() == carried(add_cue(rows, TokenCue(TOKENS), share=0.6, seed=5))
+    assert not carries_cue(rows, 0.0).any()
+    assert carries_cue(rows, 1.0).all()
+
+
+def test_the_drawn_rows_are_those_of_earlier_versions():
+    # Models that were trained on a share must be comparable with those trained later.
+    rows = Dataset.from_dict({"text": [f"row {row}" for row in range(16)], "label": [0, 1, 2, 3] * 4})
+    assert np.flatnonzero(carries_cue(rows, 0.5)).tolist() == [0, 3, 4, 6, 7, 8, 11, 15]
+    drawn = make_counterfactuals(rows, TokenCue(TOKENS))["rand_cue"]["text"]
+    assert [token_value(text) for text in drawn] == [1, 2, 2, 2, 3, 2, 0, 1, 0, 3, 0, 3, 1, 3, 0, 1]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.01, float("nan")])
+def test_carries_cue_refuses_what_is_no_share(share, thousand):
+    with pytest.raises(ValueError, match=rf"The cue's share is {share}; give a fraction between 0 and 1\."):
+        carries_cue(thousand, share)
+    with pytest.raises(ValueError, match=r"The data set is empty\."):
+        carries_cue(Dataset.from_dict({"text": [], "label": []}), 0.5)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.01, float("nan")])
