@@ -21,10 +21,10 @@ from transformers import AutoImageProcessor, HfArgumentParser, get_cosine_schedu
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from hf_cbft import BoxCue, CBFTConfig, CBFTTrainer, make_counterfactuals
-from hf_cbft.cli.demo_jobs import build_model
 from hf_cbft.data.counterfactuals import add_cue
 from hf_cbft.data.digits import IMAGE_SIZE, load_digits
 from hf_cbft.data.inputs import InputCollator
+from hf_cbft.reproduce.recipes import build_model
 
 
 @dataclass

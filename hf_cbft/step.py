@@ -91,6 +91,7 @@ class CBFTStep:
         reader ([`RepresentationReader`], *optional*): needed for the invariance loss.
         causal (`bool`, *optional*, defaults to `False`):
             Whether the loss is a mean over the tokens that count, each predicted from the ones before it.
+        barrier_loss (`Callable`, *optional*): L_B as a function of (path loss, ref_loss, barrier_margin).
         clean_loss (`Callable`, *optional*): gives the clean half's mean loss and the outputs.
         backward (`Callable`, *optional*): runs backward on a loss.
         autocast (`Callable`, *optional*): the context of each forward pass.
@@ -102,6 +103,7 @@ class CBFTStep:
     invariance_coef: float = 1.0
     reader: RepresentationReader | None = None
     causal: bool = False
+    barrier_loss: Callable[..., torch.Tensor] = barrier_loss
     clean_loss: Callable[[nn.Module, Batch], LossAndOutputs] = mean_loss
     backward: Callable[[torch.Tensor], Any] = torch.Tensor.backward
     autocast: Callable[[], AbstractContextManager] = nullcontext
@@ -140,7 +142,7 @@ class CBFTStep:
             with self.autocast():
                 own, _ = mean_loss(model, cue)
                 path_loss = self._mean_over_ranks(own, cue)
-                barrier = barrier_loss(path_loss, self.ref_loss, self.barrier_margin)
+                barrier = self.barrier_loss(path_loss, self.ref_loss, self.barrier_margin)
             self.backward(reference.loss_factor(alpha) * self.barrier_coef * barrier)
         return {"loss/path": path_loss.detach(), "loss/barrier": barrier.detach()}
 

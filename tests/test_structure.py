@@ -42,11 +42,14 @@ ORDER = [
     "data.labels",
     "data.mapping",
     "data.cues",
+    "data.text_cues",
     "data.counterfactuals",
+    "data.balancing",
     "data.pairing",
     "data.completions",
     "data.inputs",
     "data.digits",
+    "data.groups",
     "data.sentences",
     "data.sources",
     "reference",
@@ -69,7 +72,27 @@ ORDER = [
     "matrix_results",
     "soups",
     "matrix",
+    "last_layer",
+    "feature_reweighting",
+    "baselines",
     "plotting",
+    "reproduce.statistics",
+    "reproduce.records",
+    "reproduce.paper",
+    "reproduce.tables",
+    "reproduce.figures",
+    "reproduce.conditions",
+    "reproduce.checks",
+    "reproduce.claims",
+    "reproduce.findings",
+    "reproduce.cifar_resnet",
+    "reproduce.image_data",
+    "reproduce.recipes",
+    "reproduce.problems",
+    "reproduce.methods",
+    "reproduce.experiments",
+    "reproduce.jobs",
+    "reproduce.grid",
     "cli.inputs",
     "cli.check",
     "cli.evaluate",
@@ -78,6 +101,7 @@ ORDER = [
     "cli.demo_jobs",
     "cli.demo_report",
     "cli.demo",
+    "cli.reproduce",
     "cli.main",
     "__main__",
 ]
@@ -88,6 +112,7 @@ PUBLIC = [
     "CBFTTrainer",
     "ConnectivityEvaluator",
     "ConnectivityResult",
+    "DominoCue",
     "LinearPath",
     "PolylinePath",
     "QuadraticPath",
@@ -145,8 +170,8 @@ def test_public_names_are_exactly_those_that_exist():
     for name in PUBLIC:
         assert getattr(hf_cbft, name).__doc__
     assert set(PUBLIC) <= set(dir(hf_cbft))
-    with pytest.raises(AttributeError, match="no attribute 'DominoCue'"):
-        hf_cbft.DominoCue  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'align'"):
+        hf_cbft.align  # noqa: B018
 
 
 def loaded_after(statement: str) -> set[str]:

@@ -13,6 +13,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from hf_cbft.architectures import class_name
@@ -102,11 +103,24 @@ def _model_class(config: Any, name: str, trust_remote_code: bool) -> type[PreTra
                 return getattr(transformers, auto_class)
     if architectures and hasattr(transformers, architectures[0]):
         return getattr(transformers, architectures[0])
+    own = _registered_class(config, architectures[0]) if architectures else None
+    if own is not None:
+        return own
     raise ValueError(
         f"The configuration of {name} names the class {architectures[0] if architectures else None}, which "
         f"Transformers {transformers.__version__} does not have: load the model yourself and pass it, or allow the "
         "repository's own code with trust_remote_code=True."
     )
+
+
+def _registered_class(config: Any, name: str) -> type[PreTrainedModel] | None:
+    """The class of a model that its own code has registered with Transformers (`AutoModelFor....register`)."""
+    auto_classes = (value for key, value in vars(modeling_auto).items() if key.startswith("AutoModel"))
+    for mapping in (getattr(auto_class, "_model_mapping", None) for auto_class in auto_classes):
+        found = mapping[type(config)] if mapping is not None and type(config) in mapping else None
+        if found is not None and found.__name__ == name:
+            return found
+    return None
 
 
 def source_name(source: str | Path | nn.Module) -> str:

@@ -84,8 +84,8 @@ def _check_folder(folder: Path, arguments: Arguments) -> None:
 
 
 def run(arguments: Arguments) -> int:
-    from hf_cbft.cli.demo_jobs import RECIPES
     from hf_cbft.cli.demo_report import Report
+    from hf_cbft.reproduce.recipes import RECIPES
 
     folder = Path(arguments.output_dir)
     if arguments.overwrite and folder.exists():

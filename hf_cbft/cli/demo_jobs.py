@@ -6,22 +6,13 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-from transformers import (
-    PrinterCallback,
-    ResNetConfig,
-    ResNetForImageClassification,
-    Trainer,
-    TrainingArguments,
-    ViTConfig,
-    ViTForImageClassification,
-    set_seed,
-)
+from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
 
@@ -33,71 +24,11 @@ from hf_cbft.data.cues import BoxCue
 from hf_cbft.data.digits import IMAGE_SIZE, load_digits
 from hf_cbft.data.inputs import InputCollator
 from hf_cbft.files import whole_folder, write_json
+from hf_cbft.reproduce.recipes import Recipe, build_model
 from hf_cbft.trainer import CBFTTrainer
 
 MODELS = ("vit", "resnet")
 CANDIDATES = "naive-large-candidates"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Data, model and training of the demo. Learning rates are AdamW's; every fine-tuning takes `steps` steps.
-
-    The learning rates and coefficients were set on seeds 11-14, so that the seeds that are shown were not chosen for.
-    """
-
-    model: str
-    contrast: float
-    noise: float
-    cue_share: float
-    pretrain_steps: int
-    pretrain_lr: float
-    steps: int
-    small_lr: float
-    medium_lr: float
-    large_lrs: tuple[float, ...]
-    cbft_lr: float
-    invariance_coef: float = 1.0
-    batch_size: int = 64
-    num_points: int = 11
-    test_rows: int | None = None
-
-    def quick(self) -> "Recipe":
-        """The same way through in seconds. Its figures mean nothing."""
-        return replace(
-            self, pretrain_steps=60, steps=12, large_lrs=self.large_lrs[:2], num_points=5, test_rows=60, batch_size=32
-        )
-
-
-RECIPES = {
-    "vit": Recipe(
-        model="vit",
-        contrast=0.72,
-        noise=0.0,
-        cue_share=0.9,
-        pretrain_steps=350,
-        pretrain_lr=2e-3,
-        steps=360,
-        small_lr=3e-5,
-        medium_lr=2e-3,
-        large_lrs=(3e-3, 4e-3, 6e-3),
-        cbft_lr=3e-3,
-    ),
-    "resnet": Recipe(
-        model="resnet",
-        contrast=0.7,
-        noise=0.2,
-        cue_share=0.95,
-        pretrain_steps=480,
-        pretrain_lr=2e-3,
-        steps=400,
-        small_lr=1e-4,
-        medium_lr=2e-3,
-        large_lrs=(5e-3, 1e-2, 2e-2),
-        cbft_lr=1e-2,
-        invariance_coef=10.0,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -167,14 +98,15 @@ def train(folder: Path, recipe: Recipe, job: Job, device: str) -> None:
     model: Any = build_model(recipe.model, job.seed) if pretraining else load_model(folder / "pretrained")
     shared = {"model": model, "train_dataset": with_cue if pretraining else digits["finetune"]}
     with tempfile.TemporaryDirectory() as scratch:
-        options = _training_options(recipe, job, scratch, device)
+        options = recipe.training_arguments(scratch, job.learning_rate, job.seed, device)
         trainer: Trainer
         if job.cbft is None:
-            trainer = Trainer(
-                **shared,
-                args=TrainingArguments(**options, remove_unused_columns=False),
-                data_collator=InputCollator(model, processor),
+            plain = (
+                recipe.pretraining_arguments(scratch, job.seed, device)
+                if pretraining
+                else TrainingArguments(**options, remove_unused_columns=False)
             )
+            trainer = Trainer(**shared, args=plain, data_collator=InputCollator(model, processor))
         else:
             args = CBFTConfig(**options, **job.cbft)
             trainer = CBFTTrainer(**shared, args=args, cue_dataset=with_cue, processing_class=processor)
@@ -226,51 +158,6 @@ def measure(folder: Path, recipe: Recipe, name: str, device: str) -> None:
     sets = {part.name: datasets.load_from_disk(str(part)) for part in sorted((folder / "data").iterdir())}
     ordered = {part: sets[part] for part in ("no_cue", "cue", "rand_cue", "rand_input")}
     evaluator.evaluate(ordered, num_points=recipe.num_points).save(target)
-
-
-def build_model(name: str, seed: int) -> torch.nn.Module:
-    """A fresh small classifier of the digits: about 156,000 parameters (ViT) or 80,000 (ResNet)."""
-    set_seed(seed)
-    labels = {"id2label": {i: str(i) for i in range(10)}, "label2id": {str(i): i for i in range(10)}}
-    if name == "vit":
-        return ViTForImageClassification(
-            ViTConfig(
-                hidden_size=64,
-                num_hidden_layers=3,
-                num_attention_heads=4,
-                intermediate_size=256,
-                image_size=IMAGE_SIZE,
-                patch_size=4,
-                hidden_dropout_prob=0.0,
-                attention_probs_dropout_prob=0.0,
-                **labels,
-            )
-        )
-    return ResNetForImageClassification(
-        ResNetConfig(embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], layer_type="basic", **labels)
-    )
-
-
-def _training_options(recipe: Recipe, job: Job, scratch: str, device: str) -> dict[str, Any]:
-    pretraining = job.name == "pretrained"
-    steps = recipe.pretrain_steps if pretraining else recipe.steps
-    return {
-        "output_dir": scratch,
-        "max_steps": steps,
-        "per_device_train_batch_size": recipe.batch_size,
-        "learning_rate": job.learning_rate,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": steps // 10 if pretraining else 0,
-        "weight_decay": 0.01 if pretraining else 0.0,
-        "dataloader_drop_last": True,
-        "dataloader_pin_memory": device != "cpu",
-        "logging_steps": max(1, steps // 10),
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": device == "cpu",
-        "seed": job.seed,
-    }
 
 
 @torch.no_grad()

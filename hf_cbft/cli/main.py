@@ -24,6 +24,7 @@ _COMMANDS = {
     "demo": "hf_cbft.cli.demo",
     "evaluate": "hf_cbft.cli.evaluate",
     "matrix": "hf_cbft.cli.matrix",
+    "reproduce": "hf_cbft.cli.reproduce",
 }
 
 _TRUTH_VALUES = ("yes", "no", "true", "false", "t", "f", "y", "n", "1", "0")

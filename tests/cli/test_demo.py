@@ -18,13 +18,13 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from hf_cbft import BoxCue, ConnectivityEvaluator, ConnectivityResult
 from hf_cbft.cli.demo import Arguments, check
-from hf_cbft.cli.demo_jobs import RECIPES
 from hf_cbft.cli.demo_report import Report, _reliance
 from hf_cbft.cli.main import main
 from hf_cbft.curves import default_arguments, fit_curve
 from hf_cbft.data.counterfactuals import add_cue
 from hf_cbft.data.digits import load_digits
 from hf_cbft.matrix import connectivity_matrix
+from hf_cbft.reproduce.recipes import RECIPES
 
 # One worker runs the quick demo for all of them.
 pytestmark = pytest.mark.xdist_group("demo")

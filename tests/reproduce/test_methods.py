@@ -1,0 +1,141 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""A method that trains on other rows, other weights or another loss than its name says makes the comparison void."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hf_cbft.cli.main import main
+from hf_cbft.losses import barrier_loss
+from hf_cbft.reproduce import methods
+from hf_cbft.reproduce.experiments import FINETUNINGS, Job
+from hf_cbft.reproduce.jobs import Grid, run_job
+from hf_cbft.reproduce.methods import METHODS, Run, accuracies, hinge_barrier_loss
+from hf_cbft.reproduce.problems import load_problem, recipe_for
+
+
+@pytest.fixture(scope="module")
+def problem():
+    recipe = replace(recipe_for("digits", "vit", quick=True), steps=3, num_points=3)
+    return load_problem("digits", "vit", 0.9, 0, recipe)
+
+
+@pytest.fixture
+def run(problem, tmp_path):
+    return Run(problem, lambda: problem.build(0), seed=0, scratch=str(tmp_path), device="cpu")
+
+
+def changed(problem, model) -> set[str]:
+    before = problem.build(0).state_dict()
+    return {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+
+
+def test_every_method_of_the_tables_is_there():
+    assert tuple(METHODS) == FINETUNINGS
+
+
+@pytest.mark.parametrize("name", ["llrt", "dfr"])
+def test_last_layer_methods_change_the_last_layer_alone(problem, run, name):
+    assert changed(problem, METHODS[name](run)) == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize("name", ["naive-small", "naive-medium", "lp-ft", "balanced", "cbft", "cbft-paper"])
+def test_the_others_change_all_weights(problem, run, name):
+    assert len(changed(problem, METHODS[name](run))) > 20
+
+
+def test_naive_large_is_the_rate_that_validation_rows_prefer_and_all_are_recorded(problem, run):
+    model = METHODS["naive-large"](run)
+    assert [tried["learning_rate"] for tried in run.tried] == list(problem.recipe.large_lrs)
+    best = max(run.tried, key=lambda tried: tried["validation_rand_cue"])
+    own = {name: values["accuracy"] for name, values in accuracies(model, problem, problem.test).items()}
+    assert own == best["accuracy"]
+    assert set(best["barrier"]) == {"height", "low", "high", "connected", "alpha"}
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "fields"),
+    [
+        ("cbft", {}, {"barrier_stop_ratio": 0.5, "ref_loss": None, "learning_rate": 3e-3}),
+        ("cbft-paper", {}, {"barrier_stop_ratio": 1.0, "ref_loss": 0.0}),
+        ("cbft", {"barrier_coef": 0.0, "learning_rate": 1e-4}, {"barrier_coef": 0.0, "learning_rate": 1e-4}),
+    ],
+)
+def test_cbft_trains_with_the_settings_of_its_row(run, monkeypatch, name, overrides, fields):
+    seen = {}
+
+    class Spy(methods.CBFTTrainer):
+        def train(self):
+            seen.update({field: getattr(self.args, field) for field in fields})
+            seen["loss"] = self.step.barrier_loss
+
+    monkeypatch.setattr(methods, "CBFTTrainer", Spy)
+    METHODS[name](replace(run, overrides=overrides))
+    assert seen == {**fields, "loss": barrier_loss}
+    METHODS[name](replace(run, overrides={"hinge": True}))
+    assert seen["loss"] is hinge_barrier_loss
+
+
+def test_the_hinge_leaves_a_high_path_loss_alone():
+    losses = torch.tensor([0.25, 1.5], requires_grad=True)
+    values = hinge_barrier_loss(losses, 0.0, 1.0)
+    values.sum().backward()
+    assert values.tolist() == [0.75, 0.0]
+    assert losses.grad.tolist() == [-1.0, 0.0]
+
+
+def test_accuracies_are_those_of_a_plain_pass(problem):
+    model = problem.build(0)
+    rows = problem.test["cue"]
+    found = accuracies(model, problem, {"cue": rows})["cue"]
+    with torch.no_grad():
+        inputs = problem.processing_class(images=list(rows["image"]), return_tensors="pt")
+        outputs = model.eval()(**inputs, labels=torch.tensor(rows["label"]))
+    right = outputs.logits.argmax(-1).numpy() == rows["label"]
+    assert (found["right"] == right).all()
+    assert found["accuracy"] == right.mean()
+    assert found["loss"] == pytest.approx(outputs.loss.item(), rel=1e-5)
+
+
+def test_a_job_leaves_a_whole_record_and_is_not_done_twice(tmp_path, monkeypatch):
+    grid = Grid(tmp_path / "table1-digits-vit", "table1", "digits", "vit", quick=True)
+    quick = replace(recipe_for("digits", "vit", quick=True), pretrain_steps=2, steps=2, num_points=3)
+    monkeypatch.setattr("hf_cbft.reproduce.jobs.recipe_for", lambda *names: quick)
+    for job in (Job("pretrained", 0.9, 0, kept=True), Job("naive-small", 0.9, 0)):
+        run_job(grid, job, "cpu")
+        assert grid.is_done(job)
+    record = json.loads(grid.record_file(job).read_text())
+    assert set(record["accuracy"]) == {"no_cue", "cue", "rand_cue", "rand_input"}
+    assert record["barrier"]["low"] <= record["barrier"]["height"] <= record["barrier"]["high"]
+    assert record["config"]["small_lr"] == quick.small_lr
+    assert {"torch", "transformers", "hf_cbft", "python"} <= set(record["versions"])
+    assert record["wall_seconds"] >= record["train_seconds"]
+    monkeypatch.setattr("hf_cbft.reproduce.jobs.load_problem", None)
+    run_job(grid, job, "cpu")  # would fail if it did anything
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shares", "1.2"], "a share of the cue is a fraction from 0 to 1; got 1.2"),
+        (["--shares", "0.9", "0.9"], "each share once, at least one; got"),
+        (["--experiment", "table2"], "unknown experiment 'table2'; there is table1, paths"),
+        (["--methods", "cbft", "sgd"], "unknown method 'sgd'; there is pretrained, naive-small"),
+        (["--model", "vgg"], "unknown model 'vgg' for digits; there is vit"),
+        (["--experiment", "text", "--dataset", "cifar10"], "experiment text runs on sentences, which it generates"),
+        (["--seeds", "1", "1"], "seeds are whole numbers from 0 on, each once"),
+        (["--jobs", "0"], "jobs = 0: give at least 1"),
+        (["--device", "warp"], "device 'warp' cannot be used"),
+        (["--page", "page.html"], "page.html"),
+        (["--dataset", "no-such-data-set/nowhere"], "no-such-data-set/nowhere"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_made(tmp_path, capsys, options, message):
+    assert main(["reproduce", "--output_dir", str(tmp_path / "out"), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
