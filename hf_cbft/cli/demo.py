@@ -3,7 +3,6 @@
 """Train a small model that relies on a cue, take it off with CBFT, and measure the paths: minutes, no download."""
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -13,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from hf_cbft.cli.inputs import available_cores, check_device, check_seeds
 from hf_cbft.files import write_json
 
 # Written first, so that a later start knows the folder for one of its own.
@@ -39,22 +39,13 @@ def check(arguments: Arguments) -> None:
         ValueError: unknown model or device, bad seeds, contradicting options, or a folder that is not free.
         ImportError: scikit-learn, which brings the data, is missing.
     """
-    import torch
-
     from hf_cbft.cli.demo_jobs import MODELS
     from hf_cbft.data.digits import load_digits
 
     if arguments.model not in MODELS:
         raise ValueError(f"unknown model {arguments.model!r}; there is {' and '.join(MODELS)}.")
-    if any(seed < 0 for seed in arguments.seeds):
-        raise ValueError(f"seeds are whole numbers from 0 on; got {min(arguments.seeds)}.")
-    if not arguments.seeds or len(set(arguments.seeds)) < len(arguments.seeds):
-        raise ValueError(f"each seed once, at least one; got {arguments.seeds}.")
-    try:
-        torch.empty(0, device=arguments.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {arguments.device!r} cannot be used ({reason}); cpu always can.") from None
+    check_seeds(arguments.seeds)
+    check_device(arguments.device)
     if arguments.overwrite and arguments.resume:
         raise ValueError("--overwrite removes what --resume would go on from: give one of them.")
     load_digits()
@@ -128,7 +119,7 @@ def _run_jobs(folder: Path, arguments: Arguments, recipe: Any) -> None:
     from hf_cbft.cli import demo_jobs as jobs
 
     on_cpu = arguments.device == "cpu"
-    workers = min(_available_cores(), len(jobs.finetuning_jobs(recipe, 0)) * len(arguments.seeds)) if on_cpu else 1
+    workers = min(available_cores(), len(jobs.finetuning_jobs(recipe, 0)) * len(arguments.seeds)) if on_cpu else 1
     executor = ProcessPoolExecutor(workers, get_context("spawn"), jobs.prepare_worker, (1,))
     waiting: dict[Future, tuple[int, str]] = {}
     candidates_left = {seed: len(recipe.large_lrs) for seed in arguments.seeds}
@@ -170,10 +161,6 @@ def _remove_leftovers(folder: Path) -> None:
     """Half-written folders, which have temporary names, of jobs that were killed."""
     for leftover in folder.glob("seed-*/**/.*-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pretrain(folder: Path, recipe: Any, job: Any, device: str) -> str:

@@ -1,7 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands that measure have in common: data, and how checkpoints are loaded."""
+"""What commands have in common: data, how checkpoints are loaded, seeds and devices."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,3 +177,26 @@ def calibration_set(arguments: DataArguments) -> Any:
         label_column=arguments.label_column,
     )
     return sets["calibration"]
+
+
+def check_device(device: str) -> None:
+    """Raise a `ValueError` unless tensors can be put there."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used ({reason}); cpu always can.") from None
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise a `ValueError` unless there is one, and each is a whole number from 0 on that stands there once."""
+    if any(seed < 0 for seed in seeds):
+        raise ValueError(f"seeds are whole numbers from 0 on; got {min(seeds)}.")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"each seed once, at least one; got {list(seeds)}.")
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the paper's experiments as a grid of models, and write their tables, figures and a page of findings."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from hf_cbft.cli.inputs import available_cores, check_device, check_seeds
 
 
 @dataclass
@@ -48,13 +49,11 @@ def check(arguments: Arguments) -> None:
             there, or a folder that is not free.
         ImportError: scikit-learn, which some methods and the digits come from, is missing.
     """
-    import torch
-
     from hf_cbft.reproduce.grid import GRID_FILE, check_same_run
     from hf_cbft.reproduce.records import METHODS
 
-    if not arguments.seeds or min(arguments.seeds) < 0 or len(set(arguments.seeds)) < len(arguments.seeds):
-        raise ValueError(f"seeds are whole numbers from 0 on, each once; got {arguments.seeds}.")
+    check_seeds(arguments.seeds)
+    check_device(arguments.device)
     outside = [share for share in arguments.shares or () if not 0.0 <= share <= 1.0]
     if outside:
         raise ValueError(f"a share of the cue is a fraction from 0 to 1; got {outside[0]:g}.")
@@ -65,11 +64,6 @@ def check(arguments: Arguments) -> None:
         raise ValueError(f"unknown method {unknown[0]!r}; there is {', '.join(METHODS)}.")
     if arguments.jobs is not None and arguments.jobs < 1:
         raise ValueError(f"jobs = {arguments.jobs}: give at least 1.")
-    try:
-        torch.empty(0, device=arguments.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {arguments.device!r} cannot be used ({reason}); cpu always can.") from None
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
@@ -199,8 +193,7 @@ def _devices(arguments: Arguments, number: int) -> list[str]:
         gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         wanted = arguments.jobs or len(gpus)
         return [gpus[slot % len(gpus)] for slot in range(max(1, min(wanted, number)))]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = arguments.jobs or (cores if arguments.device == "cpu" else 1)
+    wanted = arguments.jobs or (available_cores() if arguments.device == "cpu" else 1)
     return [arguments.device] * max(1, min(wanted, number))
 
 

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""Groups of rows (a class and an attribute), and data sets in which every group has the same number of rows."""
+"""Which rows: of every group as many, or parts of a data set with all classes in each."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,42 @@ def group_names(*attributes: Sequence[Any] | np.ndarray, separator: str = "|") -
     if len(set(lengths)) != 1:
         raise ValueError(f"Groups are named by attributes of one length, at least one; got lengths {lengths}.")
     return np.array([separator.join(map(str, row)) for row in zip(*attributes, strict=True)])
+
+
+def split_rows(labels: np.ndarray, sizes: Mapping[str, int], seed: int, rest: str) -> dict[str, np.ndarray]:
+    """Row numbers of each part; each class is spread over the parts in proportion to their size.
+
+    Args:
+        labels (`np.ndarray`): (N,) classes.
+        sizes (`Mapping[str, int]`): rows of each part.
+        seed (`int`): of the order within a class.
+        rest (`str`): the part that takes what is left.
+
+    Returns:
+        `dict[str, np.ndarray]`: ascending row numbers; each row is in one part.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from hf_cbft.data.balancing import split_rows
+    >>> labels = np.arange(20) % 2
+    >>> parts = split_rows(labels, {"finetune": 4}, seed=0, rest="pretrain")
+    >>> np.bincount(labels[parts["finetune"]]).tolist(), len(parts["pretrain"])
+    ([2, 2], 16)
+
+    ```
+    """
+    generator = np.random.default_rng(seed)
+    # Place of a row within its class, in [0, 1): sorting by it interleaves the classes evenly.
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        place[members] = (np.arange(len(members)) + generator.random()) / len(members)
+    order = np.argsort(place, kind="stable")
+    ends = np.cumsum([0, *sizes.values()])
+    parts = {name: np.sort(order[ends[i] : ends[i + 1]]) for i, name in enumerate(sizes)}
+    return {**parts, rest: np.sort(order[ends[-1] :])}
 
 
 def _flat(groups: Any) -> list[Hashable]:

@@ -6,6 +6,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 
+from hf_cbft.data.balancing import split_rows
+
 IMAGE_SIZE = 24
 # Rows of each part. The test part is what is left of the 1,797 images.
 _PARTS = {"pretrain": 1000, "finetune": 130, "validation": 130}
@@ -41,7 +43,7 @@ def load_digits(contrast: float = 1.0, noise: float = 0.0) -> DatasetDict:
     pixels = np.round(colour.clip(0.0, 1.0) * 255).astype(np.uint8)
     features = Features({"image": Image(), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
     parts = {}
-    for name, rows in _split(bundled.target).items():
+    for name, rows in split_rows(bundled.target, _PARTS, _SPLIT_SEED, rest="test").items():
         images = [PILImage.fromarray(pixels[row]) for row in rows]
         parts[name] = Dataset.from_dict({"image": images, "label": bundled.target[rows].tolist()}, features=features)
     return DatasetDict(parts)
@@ -50,20 +52,3 @@ def load_digits(contrast: float = 1.0, noise: float = 0.0) -> DatasetDict:
 def _enlarged(image: np.ndarray) -> np.ndarray:
     enlarged = PILImage.fromarray(image.astype(np.float32)).resize((IMAGE_SIZE, IMAGE_SIZE), PILImage.BILINEAR)
     return np.asarray(enlarged).clip(0.0, 1.0)
-
-
-def _split(labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Row numbers of each part; each class is spread over the parts in proportion to their size."""
-    generator = np.random.default_rng(_SPLIT_SEED)
-    # Place of a row within its class, in [0, 1): sorting by it interleaves the classes evenly.
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        place[members] = (np.arange(len(members)) + generator.random()) / len(members)
-    order = np.argsort(place, kind="stable")
-    parts, first = {}, 0
-    for name, size in _PARTS.items():
-        parts[name] = np.sort(order[first : first + size])
-        first += size
-    parts["test"] = np.sort(order[first:])
-    return parts

@@ -100,7 +100,7 @@ def jobs_of(
         shares (`Sequence[float]`), seeds (`Sequence[int]`): the grid.
         methods (`Sequence[str]`, *optional*): of [`METHODS`]; `None`: all.
         recipe ([`Recipe`]): whose settings the sensitivity is about.
-        quick (`bool`, *optional*): two variants of each instead of all.
+        quick (`bool`, *optional*): two variants instead of all.
     """
     cells = [(share, seed) for share in shares for seed in seeds]
     jobs = [Job("pretrained", share, seed, kept=True) for share, seed in cells]
@@ -109,7 +109,7 @@ def jobs_of(
             jobs += _paths(share, seed)
         elif experiment in ("ablation", "sensitivity"):
             variants = _ablations() if experiment == "ablation" else _sensitivities(recipe)
-            chosen = list(variants)[:4] if quick else variants
+            chosen = list(variants)[:3] if quick else variants
             jobs += [Job("cbft", share, seed, variant, overrides) for variant, overrides in chosen]
         else:
             chosen_methods = FINETUNINGS if methods is None else [m for m in FINETUNINGS if m in methods]

@@ -2,14 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image data of the experiments by name, folder or Hub id: four parts that never mix, and the cue that suits them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
 
+from hf_cbft.data.balancing import split_rows
 from hf_cbft.data.columns import class_labels, is_list
 from hf_cbft.data.cues import BoxCue, ColorBoxCue, Cue, DominoCue
 from hf_cbft.data.labels import matched
@@ -81,42 +80,6 @@ def load_image_parts(dataset: str, seed: int = 0) -> ImageParts:
     train, test = _train_and_test(_NAMED.get(dataset, _Named(dataset)))
     num_classes = _num_classes(train)
     return _as_parts(train, test, _box_cue(num_classes, dataset), seed, dataset)
-
-
-def split_rows(labels: np.ndarray, sizes: Mapping[str, int], seed: int, rest: str) -> dict[str, np.ndarray]:
-    """Row numbers of each part; each class is spread over the parts in proportion to their size.
-
-    Args:
-        labels (`np.ndarray`): (N,) classes.
-        sizes (`Mapping[str, int]`): rows of each part.
-        seed (`int`): of the order within a class.
-        rest (`str`): the part that takes what is left.
-
-    Returns:
-        `dict[str, np.ndarray]`: ascending row numbers; each row is in one part.
-
-    Example:
-
-    ```python
-    >>> import numpy as np
-    >>> from hf_cbft.reproduce.image_data import split_rows
-    >>> labels = np.arange(20) % 2
-    >>> parts = split_rows(labels, {"finetune": 4}, seed=0, rest="pretrain")
-    >>> np.bincount(labels[parts["finetune"]]).tolist(), len(parts["pretrain"])
-    ([2, 2], 16)
-
-    ```
-    """
-    generator = np.random.default_rng(seed)
-    # Place of a row within its class, in [0, 1): sorting by it interleaves the classes evenly.
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        place[members] = (np.arange(len(members)) + generator.random()) / len(members)
-    order = np.argsort(place, kind="stable")
-    ends = np.cumsum([0, *sizes.values()])
-    parts = {name: np.sort(order[ends[i] : ends[i + 1]]) for i, name in enumerate(sizes)}
-    return {**parts, rest: np.sort(order[ends[-1] :])}
 
 
 def _as_parts(train: Dataset, test: Dataset, cue: Cue, seed: int, name: str) -> ImageParts:

@@ -13,7 +13,7 @@ from datasets import Dataset, concatenate_datasets
 from torch import nn
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from hf_cbft.data.balancing import group_names
+from hf_cbft.data.balancing import group_names, split_rows
 from hf_cbft.data.columns import class_labels
 from hf_cbft.data.counterfactuals import add_cue, carries_cue, make_counterfactuals
 from hf_cbft.data.cues import BoxCue, Cue
@@ -234,13 +234,9 @@ def _clean_rows(parts: Any, number: int | None) -> Dataset:
 
 
 def _spread(dataset: Dataset, number: int) -> Dataset:
-    """So many rows, of all classes as evenly as can be, in their order."""
+    """So many rows, of all classes as evenly as can be."""
     labels = class_labels(dataset, "The data set")
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        place[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return dataset.select(np.sort(np.argsort(place, kind="stable")[:number]))
+    return dataset.select(split_rows(labels, {"chosen": number}, seed=0, rest="others")["chosen"])
 
 
 def as_inputs(dataset: Dataset, processing_class: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
-from hf_cbft.data.balancing import balance_groups, balanced_rows, group_names
+from hf_cbft.data.balancing import balance_groups, balanced_rows, group_names, split_rows
 
 SIZES = {"low on land": 20, "high on water": 11, "low on water": 3}
 GROUPS = [group for group, size in SIZES.items() for _ in range(size)]
@@ -113,3 +113,27 @@ def test_group_names_join_what_belongs_to_one_row():
         group_names([0], ["a", "b"])
     with pytest.raises(ValueError, match=r"got lengths \[\]\."):
         group_names()
+
+
+def test_each_row_is_in_one_part_and_each_part_has_its_size():
+    # A clean image that was pretrained on, or chosen by, makes the comparison worthless.
+    labels = np.random.default_rng(0).integers(10, size=50_000)
+    parts = split_rows(labels, {"finetune": 2500, "validation": 2500}, seed=3, rest="pretrain")
+    assert {name: len(part) for name, part in parts.items()} == {
+        "finetune": 2500,
+        "validation": 2500,
+        "pretrain": 45_000,
+    }
+    assert np.array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(50_000))
+    for part in parts.values():
+        expected = np.bincount(labels) / len(labels) * len(part)
+        assert np.abs(np.bincount(labels[part]) - expected).max() <= 2
+        assert (np.diff(part) > 0).all()
+
+
+def test_seed_alone_decides_the_split():
+    # A grid is resumed in other processes, and its seeds must differ in more than the training.
+    labels = np.arange(200) % 4
+    one, same, other = (split_rows(labels, {"finetune": 20}, seed, rest="pretrain") for seed in (0, 0, 1))
+    assert np.array_equal(one["finetune"], same["finetune"])
+    assert not np.array_equal(one["finetune"], other["finetune"])

@@ -9,7 +9,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 from sklearn.datasets import load_digits as load_bundled
 
-from hf_cbft.data.digits import _split, load_digits
+from hf_cbft.data.balancing import split_rows
+from hf_cbft.data.digits import _PARTS, _SPLIT_SEED, load_digits
 
 SIZES = {"pretrain": 1000, "finetune": 130, "validation": 130, "test": 537}
 
@@ -29,6 +30,10 @@ def arrays(digits) -> dict[str, np.ndarray]:
     return {name: pixels(rows) for name, rows in digits.items()}
 
 
+def rows_of_parts() -> dict[str, np.ndarray]:
+    return split_rows(load_bundled().target, _PARTS, _SPLIT_SEED, rest="test")
+
+
 def test_four_parts_of_the_documented_sizes(digits):
     # Published numbers are accuracies on these 537 test rows.
     assert {name: len(rows) for name, rows in digits.items()} == SIZES
@@ -39,7 +44,7 @@ def test_four_parts_of_the_documented_sizes(digits):
 
 def test_parts_share_no_row_and_leave_none_out():
     # A test image that was trained on makes the accuracy worthless.
-    parts = _split(load_bundled().target)
+    parts = rows_of_parts()
     assert {name: len(rows) for name, rows in parts.items()} == SIZES
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(1797))
 
@@ -70,7 +75,7 @@ def test_images_are_24x24_rgb_from_black_to_white(digits, arrays):
 def test_images_are_the_bundled_ones_under_their_labels(digits, arrays):
     # Images and labels that are put in a different order still look like a data set.
     bundled = load_bundled()
-    for name, rows in _split(bundled.target).items():
+    for name, rows in rows_of_parts().items():
         assert list(digits[name]["label"]) == bundled.target[rows].tolist()
         # Three pixels for one: the middle of each block is the bundled pixel.
         middle = arrays[name][:, 1::3, 1::3, 0].astype(float) / 255 * 16

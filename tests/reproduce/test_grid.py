@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_cbft.cli.main import main
 from hf_cbft.files import write_json
 from hf_cbft.reproduce import grid as driver
 from hf_cbft.reproduce.experiments import jobs_of
@@ -46,8 +47,25 @@ def ran(monkeypatch, request):
             raise MemoryError("out of\nmemory")
         if job.kept:
             grid.model_folder(job.method, job.share, job.seed).mkdir(parents=True, exist_ok=True)
-        record = {"method": job.method, "share": job.share, "seed": job.seed, "variant": None, "path": None}
-        write_json(grid.record_file(job), record)
+        accuracy = {"no_cue": 0.9, "cue": 0.9, "rand_cue": 0.8, "rand_input": 0.2}
+        write_json(
+            grid.record_file(job),
+            {
+                "schema_version": 1,
+                "experiment": "table1",
+                "dataset": "digits",
+                "model": "vit",
+                "method": job.method,
+                "share": job.share,
+                "seed": job.seed,
+                "variant": None,
+                "path": None,
+                "accuracy": accuracy,
+                "barrier": None,
+                "train_seconds": 1.0,
+                "wall_seconds": 1.0,
+            },
+        )
 
     monkeypatch.setattr(driver, "_Slot", InlineSlot)
     monkeypatch.setattr(driver, "run_job", fake_job)
@@ -107,6 +125,24 @@ def test_records_are_gathered_in_the_order_of_the_table_whatever_was_done_first(
     assert [(line["method"], line["seed"]) for line in lines] == [
         (method, seed) for method in ("pretrained", "llrt", "cbft") for seed in (0, 1)
     ]
+
+
+@pytest.mark.parametrize("fails", [["llrt"]])
+def test_the_command_says_what_failed_and_resume_tries_it_alone(tmp_path, ran, fails, capsys):
+    options = ["--seeds", "0", "--shares", "0.9", "--methods", "llrt", "cbft", "--jobs", "1", "--quick"]
+    command = ["reproduce", *options, "--output_dir", str(tmp_path / "out")]
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert "failed: llrt-share0.9-seed0: MemoryError: out of memory" in said.err
+    assert "1 jobs failed; the same command with --resume tries them again" in said.err
+    assert "llrt-share0.9-seed0: MemoryError" in (tmp_path / "out" / "findings.md").read_text()
+    assert main(command) == 2, "a second start without --resume"
+    fails.clear()
+    ran.clear()
+    assert main([*command, "--resume"]) == 0
+    assert ran == ["llrt-share0.9-seed0"]
+    assert "MemoryError" not in (tmp_path / "out" / "findings.md").read_text()
+    assert len((tmp_path / "out" / "table1-digits-vit" / "results.jsonl").read_text().splitlines()) == 3
 
 
 def die(grid, job, device):

@@ -11,8 +11,7 @@ from PIL import Image as PILImage
 from hf_cbft.data import sources
 from hf_cbft.data.counterfactuals import make_counterfactuals
 from hf_cbft.data.cues import BoxCue, ColorBoxCue
-from hf_cbft.data.digits import _PARTS, _SPLIT_SEED, _split
-from hf_cbft.reproduce.image_data import load_image_parts, split_rows
+from hf_cbft.reproduce.image_data import load_image_parts
 
 TRAINING = ("pretrain", "finetune", "validation")
 
@@ -79,41 +78,6 @@ def saved(tmp_path):
 
 def numbers(dataset: Dataset) -> list[int]:
     return [number_of(drawn) for drawn in dataset["image"]]
-
-
-# The split, a function of labels, sizes and seed.
-
-
-def test_each_row_is_in_one_part_and_each_part_has_its_size():
-    # A clean image that was pretrained on, or chosen by, makes the comparison worthless.
-    labels = np.random.default_rng(0).integers(10, size=50_000)
-    parts = split_rows(labels, {"finetune": 2500, "validation": 2500}, seed=3, rest="pretrain")
-    assert {name: len(part) for name, part in parts.items()} == {
-        "finetune": 2500,
-        "validation": 2500,
-        "pretrain": 45_000,
-    }
-    assert np.array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(50_000))
-    for part in parts.values():
-        expected = np.bincount(labels) / len(labels) * len(part)
-        assert np.abs(np.bincount(labels[part]) - expected).max() <= 2
-        assert (np.diff(part) > 0).all()
-
-
-def test_seed_alone_decides_the_split():
-    # A grid is resumed in other processes, and its seeds must differ in more than the training.
-    labels = np.arange(200) % 4
-    one, same, other = (split_rows(labels, {"finetune": 20}, seed, rest="pretrain") for seed in (0, 0, 1))
-    assert np.array_equal(one["finetune"], same["finetune"])
-    assert not np.array_equal(one["finetune"], other["finetune"])
-
-
-def test_split_is_the_one_of_the_digits():
-    # One rule: that of the digits, whose published numbers hang on it.
-    labels = np.random.default_rng(1).integers(10, size=1797)
-    parts = split_rows(labels, _PARTS, _SPLIT_SEED, rest="test")
-    for name, expected in _split(labels).items():
-        assert np.array_equal(parts[name], expected), name
 
 
 # Data of the user.

@@ -126,7 +126,7 @@ def test_a_job_leaves_a_whole_record_and_is_not_done_twice(tmp_path, monkeypatch
         (["--methods", "cbft", "sgd"], "unknown method 'sgd'; there is pretrained, naive-small"),
         (["--model", "vgg"], "unknown model 'vgg' for digits; there is vit"),
         (["--experiment", "text", "--dataset", "cifar10"], "experiment text runs on sentences, which it generates"),
-        (["--seeds", "1", "1"], "seeds are whole numbers from 0 on, each once"),
+        (["--seeds", "1", "1"], "each seed once, at least one"),
         (["--jobs", "0"], "jobs = 0: give at least 1"),
         (["--device", "warp"], "device 'warp' cannot be used"),
         (["--page", "page.html"], "page.html"),
