@@ -296,6 +296,20 @@ def test_a_reference_that_does_not_solve_the_cue_data_is_warned_of(make_model, m
     assert any("does not solve this data" in warning for warning in warnings)
 
 
+@pytest.mark.parametrize(("margin", "expected"), [(2.0, 1), (0.5, 0)])
+def test_a_margin_above_a_guess_is_warned_of(make_model, make_batch, tmp_path, monkeypatch, margin, expected):
+    # With two classes the default asks for more than log 2: a model that is wrong on purpose.
+    warnings = []
+    monkeypatch.setattr("hf_cbft.trainer.logger.warning", warnings.append)
+    CBFTTrainer(
+        make_model("vit"),
+        args=config(tmp_path, max_steps=1, ref_loss=0.0, barrier_margin=margin),
+        train_dataset=rows("vit", 8, 1, make_batch),
+        cue_dataset=rows("vit", 8, 2, make_batch),
+    ).train()
+    assert len([warning for warning in warnings if "wrong on purpose: with" in warning]) == expected
+
+
 def test_without_barrier_no_reference_is_kept(make_model, make_batch, tmp_path):
     trainer = CBFTTrainer(
         make_model("vit"),
