@@ -124,7 +124,7 @@ def _train_and_test(named: _Named) -> tuple[Dataset, Dataset]:
         reason = str(error).partition(": ")[2] or type(error).__name__
         raise OSError(
             f"The data set {source!r} could not be downloaded ({reason}): take --dataset digits, which needs no "
-            "network, or load it once where there is one and set HF_HOME to the cache that it is in then. By name there "
+            "network, or load it once where there is one and set HF_HOME to the cache that it is in then. The names "
             "are digits, cifar10, cifar100 and dominoes."
         ) from error
     train, test = sets["train"], sets["test"]

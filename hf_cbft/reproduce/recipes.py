@@ -131,7 +131,8 @@ RECIPES = {
         small_lr=1e-4,
         medium_lr=2e-3,
         large_lrs=(5e-3, 1e-2, 2e-2),
-        cbft_lr=1e-2,
+        cbft_lr=2e-2,
+        invariance_coef=10.0,
     ),
     "bert": Recipe(
         model="bert",
