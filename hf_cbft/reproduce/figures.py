@@ -36,6 +36,19 @@ from hf_cbft.reproduce.tables import settings_of
 _HATCHES = ("", "///", "\\\\\\", "xxx", "---", "+++", "|||")
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">")
+# Methods of one kind have colours of one kind.
+_COLORS = {
+    "pretrained": "#000000",
+    "naive-small": "#9ECAE1",
+    "naive-medium": "#4292C6",
+    "naive-large": "#08519C",
+    "llrt": "#74C476",
+    "lp-ft": "#238B45",
+    "dfr": "#00441B",
+    "balanced": "#CC79A7",
+    "cbft": "#D55E00",
+    "cbft-paper": "#E69F00",
+}
 # The loss that a path's panel shows at most, nats: above it a model knows nothing, and what matters is near 0.
 _TOP_LOSS = 6.0
 
@@ -163,7 +176,8 @@ def _over_shares(run: Run, stem: Path) -> Picture:
             panel.set_xticks([share for share in run.shares if share is not None])
         handles, labels = axes[0][0].get_legend_handles_labels()
         axes[0][0].figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
-    return Picture(stem, f"Accuracy on the four sets over the share of the cue, a line a method: {run.title}")
+    alt = "Accuracy on the four sets over the share of the cue, a line a method, with the interval of cbft"
+    return Picture(stem, f"{alt}: {run.title}")
 
 
 def _share_line(panel: Axes, run: Run, method: str, part: str, index: int) -> None:
@@ -174,16 +188,17 @@ def _share_line(panel: Axes, run: Run, method: str, part: str, index: int) -> No
     ]
     shares = [share for share, _ in points]
     style: dict[str, Any] = {
-        "color": mpl.colormaps["cividis"](0.05 + 0.85 * index / max(len(run.methods) - 1, 1)),
+        "color": _COLORS.get(method, "grey"),
         "marker": _MARKERS[index % len(_MARKERS)],
         "linestyle": _LINES[index % len(_LINES)],
     }
-    if method in ("cbft", "cbft-paper"):  # what the picture is about
-        style |= {"color": "#D55E00", "linestyle": "-" if method == "cbft" else "--"}
+    if method == "cbft":
+        style["linestyle"] = "-"
     panel.plot(shares, [100 * estimate.mean for _, estimate in points], label=method, **style)
-    if points and all(estimate.high is not None for _, estimate in points):
+    # The intervals of all methods would cover each other; they stand in the tables.
+    if method == "cbft" and points and all(estimate.high is not None for _, estimate in points):
         low, high = ([100 * (getattr(estimate, end) or 0.0) for _, estimate in points] for end in ("low", "high"))
-        panel.fill_between(shares, low, high, color=style["color"], alpha=0.12, linewidth=0)
+        panel.fill_between(shares, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _ablation_map(run: Run, share: float | None, stem: Path, where: str) -> list[Picture]:

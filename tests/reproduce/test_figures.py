@@ -119,4 +119,6 @@ def test_a_line_over_shares_skips_those_it_has_not(make_run, panel):
     )
     _share_line(panel, run, "dfr", "no_cue", 6)
     assert list(panel.lines[0].get_xdata()) == [0.6, 0.9]
-    assert len(panel.collections) == 1
+    assert len(panel.collections) == 0
+    _share_line(panel, run, "cbft", "no_cue", 7)
+    assert len(panel.collections) == 1, "the interval of cbft"
