@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hf_cbft.cli.main import main
+from hf_cbft.cli.reproduce import Arguments, _devices
 from hf_cbft.files import write_json
 from hf_cbft.reproduce import grid as driver
 from hf_cbft.reproduce.experiments import jobs_of
@@ -199,3 +200,20 @@ def test_another_run_is_not_resumed(grid, changes, message):
     file.write_text("{" if changes is None else json.dumps({**json.loads(file.read_text()), **changes}))
     with pytest.raises(ValueError, match=message):
         check_same_run(file, grid, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("device", "jobs", "todo", "expected"),
+    [
+        ("cpu", 3, 10, ["cpu"] * 3),
+        ("cpu", 8, 2, ["cpu"] * 2),
+        ("cuda", None, 10, ["cuda:0", "cuda:1"]),
+        ("cuda", 4, 10, ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]),
+        ("cuda:1", None, 10, ["cuda:1"]),
+        ("cpu", 2, 0, ["cpu"]),
+    ],
+)
+def test_each_process_has_its_device(monkeypatch, device, jobs, todo, expected):
+    # Two processes on one GPU while another stands idle would take twice as long.
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert _devices(Arguments(device=device, jobs=jobs), todo) == expected
