@@ -235,19 +235,19 @@ class CBFTTrainer(ExactResumeTrainer):
             self.log({"loss/ref": self.ref_loss})
         num_classes = 0 if self.task.causal else getattr(self.model.config, "num_labels", 0)
         if num_classes > 1:
-            self._warn_of_guesses(num_classes)
+            self._warn_of_guesses(num_classes, self.ref_loss)
 
-    def _warn_of_guesses(self, num_classes: int) -> None:
+    def _warn_of_guesses(self, num_classes: int, ref_loss: float) -> None:
         guess, margin = float(np.log(num_classes)), self.args.barrier_margin
-        if self.ref_loss > 0.9 * guess:
+        if ref_loss > 0.9 * guess:
             logger.warning(
-                f"The reference's loss on cue_dataset is {self.ref_loss:.3f} nats, near that of a guess "
+                f"The reference's loss on cue_dataset is {ref_loss:.3f} nats, near that of a guess "
                 f"(log {num_classes} = {guess:.3f}): it does not solve this data, so there is little for a barrier to "
                 "lead away from. Check the labels, the cue and ref_model."
             )
-        elif self.ref_loss + margin > guess:
+        elif ref_loss + margin > guess:
             logger.warning(
-                f"barrier_margin = {margin} pulls the path loss to {self.ref_loss + margin:.3f} nats, above that of a "
+                f"barrier_margin = {margin} pulls the path loss to {ref_loss + margin:.3f} nats, above that of a "
                 f"guess (log {num_classes} = {guess:.3f}), where a model has to be wrong on purpose: with "
                 f"{num_classes} classes set barrier_margin to about {guess / 2:.2f}."
             )

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each way of fine-tuning that the experiments compare: from a model that relies on the cue to another one."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainingArguments
 
 from hf_cbft import baselines
+from hf_cbft.batchnorm import batchnorm_modules, recalibrate
 from hf_cbft.config import CBFTConfig
 from hf_cbft.connectivity import ConnectivityEvaluator
 from hf_cbft.data.inputs import InputCollator
@@ -192,8 +194,25 @@ def barrier_fields(measured: Mapping[str, Any]) -> dict[str, Any]:
 def measure_path(
     start: nn.Module, end: nn.Module, problem: Problem, sets: Mapping[str, Any], path: Any = "linear"
 ) -> Any:
-    """A [`ConnectivityResult`] between two models; BatchNorm statistics are those of the rows without a cue."""
+    """A [`ConnectivityResult`] between two models.
+
+    BatchNorm statistics are those of the rows without a cue at every point, as in the paper, also at both ends: with
+    the ends' own, which come from other rows, the first step away from an end would look like a barrier.
+    """
+    if batchnorm_modules(start):
+        start, end = (_with_plain_statistics(problem, model) for model in (start, end))
     evaluator = ConnectivityEvaluator(
         start, end, problem.processing_class, batch_size=_EVALUATION_BATCH, calibration_dataset=problem.plain
     )
     return evaluator.evaluate(dict(sets), path=path, num_points=problem.recipe.num_points)
+
+
+def _with_plain_statistics(problem: Problem, model: nn.Module) -> nn.Module:
+    """A copy of a model whose BatchNorm statistics are those of the rows without a cue."""
+    model = copy.deepcopy(model)
+    device = next(model.parameters()).device
+    collate = InputCollator(model, problem.processing_class)
+    batches = DataLoader(problem.plain, batch_size=_EVALUATION_BATCH, collate_fn=collate)
+    with torch.no_grad():
+        recalibrate(model, batches, lambda batch: model(pixel_values=batch["pixel_values"].to(device)))
+    return model

@@ -2,19 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """A method that trains on other rows, other weights or another loss than its name says makes the comparison void."""
 
+import copy
 import json
 from dataclasses import replace
 
 import pytest
 import torch
 
+from hf_cbft.batchnorm import batchnorm_modules
 from hf_cbft.cli.main import main
 from hf_cbft.losses import barrier_loss
 from hf_cbft.reproduce import methods
 from hf_cbft.reproduce.experiments import FINETUNINGS, Job
 from hf_cbft.reproduce.jobs import Grid, run_job
-from hf_cbft.reproduce.methods import METHODS, Run, accuracies, hinge_barrier_loss
+from hf_cbft.reproduce.methods import METHODS, Run, accuracies, barrier, hinge_barrier_loss
 from hf_cbft.reproduce.problems import load_problem, recipe_for
+from hf_cbft.reproduce.recipes import build_model
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,18 @@ def test_accuracies_are_those_of_a_plain_pass(problem):
     assert (found["right"] == right).all()
     assert found["accuracy"] == right.mean()
     assert found["loss"] == pytest.approx(outputs.loss.item(), rel=1e-5)
+
+
+def test_batchnorm_statistics_alone_are_no_barrier(problem):
+    # Ends whose statistics come from other rows than those of the points between them would look disconnected.
+    start = build_model("resnet", seed=0)
+    end = copy.deepcopy(start)
+    for module in batchnorm_modules(end):
+        module.running_mean += 1.0
+    measured = barrier(start, end, replace(problem, plain=problem.plain.select(range(64))))
+    assert measured["height"] == pytest.approx(0.0, abs=1e-5)
+    assert measured["connected"] is True
+    assert all(torch.equal(m.running_mean, torch.zeros_like(m.running_mean)) for m in batchnorm_modules(start))
 
 
 def test_a_job_leaves_a_whole_record_and_is_not_done_twice(tmp_path, monkeypatch):
