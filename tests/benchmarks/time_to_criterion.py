@@ -14,6 +14,7 @@ import argparse
 import tempfile
 import time
 
+import datasets
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=None, help="default: the recipe's")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    datasets.disable_progress_bars()
     recipe = recipe_for("digits", MODEL)
     rate = options.learning_rate or recipe.cbft_lr
     for seed in options.seeds:
