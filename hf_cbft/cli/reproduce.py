@@ -102,7 +102,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _grids(arguments: Arguments) -> list[Any]:
-    from hf_cbft.reproduce.experiments import check_experiment
+    from hf_cbft.reproduce.experiments import check_experiment, file_name
     from hf_cbft.reproduce.jobs import Grid
     from hf_cbft.reproduce.problems import MODELS, OTHER_MODELS, count_classes, recipe_for
 
@@ -113,8 +113,7 @@ def _grids(arguments: Arguments) -> list[Any]:
         dataset = check_experiment(experiment, arguments.dataset)
         model = arguments.model or MODELS.get(dataset, OTHER_MODELS)[0]
         recipe_for(dataset, model)
-        clear = "".join(sign if sign.isalnum() or sign in "-._" else "_" for sign in f"{dataset}-{model}")
-        folder = Path(arguments.output_dir) / f"{experiment}-{clear}"
+        folder = Path(arguments.output_dir) / file_name(f"{experiment}-{dataset}-{model}")
         grids.append(Grid(folder, experiment, dataset, model, arguments.quick, count_classes(dataset)))
     return grids
 

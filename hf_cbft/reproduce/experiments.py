@@ -45,6 +45,11 @@ _STRETCHES = ((0.5, 0.5), (0.1, 0.9), (0.0, 1.0))
 _FACTORS = (0.3, 1.0, 3.0)
 
 
+def file_name(text: str) -> str:
+    """`text` as the name of a file or folder: what may not stand in one, such as the slash of a path, is `_`."""
+    return "".join(sign if sign.isalnum() or sign in "-._" else "_" for sign in text)
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """One model that is trained and measured, or one pair of models whose path is.
@@ -73,9 +78,8 @@ class Job:
         setting, value = self.variant or (None, None)
         values = value if isinstance(value, list) else [value]
         words = [self.pair, self.method, setting, *(None if value is None else f"{value:g}" for value in values)]
-        what = "-".join(word for word in words if word)
-        clear = "".join(sign if sign.isalnum() or sign in "-._" else "_" for sign in what)
-        return f"{clear}-share{self.share:g}-seed{self.seed}"
+        what = file_name("-".join(word for word in words if word))
+        return f"{what}-share{self.share:g}-seed{self.seed}"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -113,11 +117,11 @@ def jobs_of(
             jobs += [Job("cbft", share, seed, variant, overrides) for variant, overrides in chosen]
         else:
             chosen_methods = FINETUNINGS if methods is None else [m for m in FINETUNINGS if m in methods]
-            jobs += [Job(method, share, seed) for method in chosen_methods if _applies(experiment, method, share)]
+            jobs += [Job(method, share, seed) for method in chosen_methods if _applies(method, share)]
     return jobs
 
 
-def _applies(experiment: str, method: str, share: float) -> bool:
+def _applies(method: str, share: float) -> bool:
     """Where all rows carry the cue there are no groups of a class to balance."""
     return not (method == "balanced" and share == 1.0)
 

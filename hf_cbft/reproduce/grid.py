@@ -3,7 +3,7 @@
 """The jobs of an experiment on several processes: one that fails is reported, and the others go on."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -98,8 +98,8 @@ class _Slot:
 
     def kill(self) -> None:
         if self._executor is not None:
-            for process in list(getattr(self._executor, "_processes", None) or {}).copy():
-                self._executor._processes[process].kill()
+            for process in list((self._executor._processes or {}).values()):
+                process.kill()
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
 
@@ -170,8 +170,8 @@ def _place(record: Any) -> tuple:
     return record["share"], place, method, path, json.dumps(variant), record["seed"]
 
 
-def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+def _read(file: Path) -> Mapping[str, Any]:
+    return read_record(file) if file.is_file() else {}
 
 
 def _settings(grid: Grid, commands: list[str], failed: dict[str, str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One job of a grid, in a process of its own: train, measure, and leave one whole record."""
 
+import json
 import platform
 import tempfile
 import time
@@ -20,7 +21,7 @@ from transformers.utils import logging
 import hf_cbft
 from hf_cbft.checkpoints.loading import load_model
 from hf_cbft.files import whole_folder, write_json
-from hf_cbft.reproduce.experiments import PAIRS, Job
+from hf_cbft.reproduce.experiments import PAIRS, Job, file_name
 from hf_cbft.reproduce.methods import (
     METHODS,
     Run,
@@ -61,8 +62,8 @@ class Grid:
 
     def model_folder(self, method: str, share: float, seed: int) -> Path:
         """Where a kept model is. Experiments on the same data share the models that were trained before them."""
-        quick = "-quick" if self.quick else ""
-        return self.folder.parent / "models" / f"{self.dataset}-{self.model}{quick}-{method}-share{share:g}-seed{seed}"
+        data = file_name(f"{self.dataset}-{self.model}") + ("-quick" if self.quick else "")
+        return self.folder.parent / "models" / f"{data}-{method}-share{share:g}-seed{seed}"
 
     def is_done(self, job: Job) -> bool:
         kept = not job.kept or self.model_folder(job.method, job.share, job.seed).is_dir()
@@ -227,6 +228,4 @@ def _fitted_curve(start: nn.Module, end: nn.Module, problem: Problem, job: Job, 
 
 
 def read_record(file: Path) -> Mapping[str, Any]:
-    import json
-
     return json.loads(file.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -131,8 +131,9 @@ def load_problem(
     return _with_cue(parts, cue, share, seed, recipe, processor, build, num_clean)
 
 
+@lru_cache
 def count_classes(dataset: str) -> int:
-    """K. Data that cannot be had is said here, once, and not in every job.
+    """K, asked of the data once. Data that cannot be had is said here, once, and not in every job.
 
     Raises:
         OSError, ValueError: as [`~hf_cbft.reproduce.image_data.load_image_parts`].

@@ -6,6 +6,7 @@ import pytest
 
 from hf_cbft.config import CBFTConfig
 from hf_cbft.reproduce.experiments import ABLATIONS, FINETUNINGS, PAIRS, check_experiment, jobs_of
+from hf_cbft.reproduce.jobs import Grid
 from hf_cbft.reproduce.recipes import RECIPES
 from hf_cbft.reproduce.records import EXPERIMENTS
 
@@ -79,3 +80,9 @@ def test_data_sets_of_the_experiments():
     assert check_experiment("table1", None) == "digits"
     assert check_experiment("table1", "cifar10") == "cifar10"
     assert check_experiment("text", None) == check_experiment("text", "sentences") == "sentences"
+
+
+def test_models_of_a_data_set_that_is_a_path_stay_in_the_output_folder(tmp_path):
+    # A slash in a name would put them beside the data.
+    grid = Grid(tmp_path / "table1-x", "table1", "/data/of/mine", "cifar-resnet18")
+    assert grid.model_folder("pretrained", 0.9, 0).parent == tmp_path / "models"
