@@ -54,6 +54,7 @@ def compute_barrier(
     seed: int = 0,
     weights: Sequence[float] | np.ndarray | None = None,
     errors: bool = False,
+    guess_loss: float = 0.0,
 ) -> Barrier:
     r"""Height of the loss along a path above a baseline, with an interval where there are per-example losses.
 
@@ -77,7 +78,9 @@ def compute_barrier(
     point, before the maximum is taken, a bound moves out by p r_i, with r_i the farthest that one example lies below
     (above) the mean there and p = 1 - (1 - confidence)^(1/N): where a share larger than p of all there are is of
     another kind, N examples would hold one of it with the given confidence. This takes those unseen to be no worse
-    than the worst seen.
+    than the worst seen or than a guess, whichever is worse: a set whose losses are all close to 0 does not show that
+    there are no others, and `guess_loss`, log K for a classifier of K classes, is how far a row lies from it of which
+    a model knows nothing.
 
     With `errors` the band has a rule of its own in place of that one: no error in 20 examples is no proof that there
     is none, and how bad an error can be is known. Where fewer than 10 examples lie above the baseline (below it), the
@@ -99,6 +102,8 @@ def compute_barrier(
         weights (`Sequence[float]` or `np.ndarray`, *optional*): (N,), how many tokens each example counts; `losses`
             are then means over those. Examples of weight 0 are left out, whatever their loss.
         errors (`bool`, *optional*, defaults to `False`): whether `losses` are errors, 0 or 1 or a fraction of tokens.
+        guess_loss (`float`, *optional*, defaults to 0.0): the loss of a guess, in nats: r_i is at least this.
+            [`ConnectivityEvaluator`] gives log K for classifiers, and 0 for language models.
 
     Returns:
         [`Barrier`]
@@ -126,7 +131,8 @@ def compute_barrier(
     excess = losses[1:-1] - _baseline(alphas, losses, weights, baseline)
     heights = weighted_means(excess, weights)
     top = int(heights.argmax())
-    band = mean_band(excess, weights, confidence, num_resamples, seed, bounds=(-1.0, 1.0) if errors else None)
+    bounds = (-1.0, 1.0) if errors else None
+    band = mean_band(excess, weights, confidence, num_resamples, seed, bounds=bounds, guess_loss=guess_loss)
     low, high = (finite_or_none(bound.max()) for bound in band)
     return Barrier(
         height=float(heights[top]),
@@ -277,13 +283,15 @@ def mean_band(
     seed: int,
     bounds: Sequence[float] | np.ndarray | None = None,
     simultaneous: bool = True,
+    guess_loss: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Band of the weighted means of `values`, (points, N): lower and upper bounds, (points,) each.
 
     A bound is infinite where the examples give none: too few of them, or one that carries a point alone. `bounds`,
     lowest <= 0 and highest >= 0, one pair or (points, 2), are for values many of which are 0; infinite ones, or none,
     are for all others, whose band is the mean alone where they do not differ at all. The band holds at all points
-    together or, if not `simultaneous`, at each for itself.
+    together or, if not `simultaneous`, at each for itself. `guess_loss`: how far examples that are not there lie from
+    the mean, at least.
     """
     num_points, num_examples = values.shape
     if num_examples < 2:
@@ -298,7 +306,7 @@ def mean_band(
         t = _bootstrap_t(values[spread], weights, num_resamples, seed)
         levels = 1.0 - (1.0 - confidence) * (1.0 - rare[spread])
         margins[spread] = _quantiles(t, levels, simultaneous) * _standard_errors(values[spread], weights)
-    outer += np.where(spread & np.isinf(limits), _unseen(values, weights, confidence), 0.0)
+    outer += np.where(spread & np.isinf(limits), _unseen(values, weights, confidence, guess_loss), 0.0)
     return np.maximum(means - margins - outer[0], limits[0]), np.minimum(means + margins + outer[1], limits[1])
 
 
@@ -310,15 +318,17 @@ def _quantiles(t: np.ndarray, levels: np.ndarray, simultaneous: bool) -> np.ndar
     return by_size[ranks, np.arange(t.shape[1])]
 
 
-def _unseen(values: np.ndarray, weights: np.ndarray, confidence: float) -> np.ndarray:
+def _unseen(values: np.ndarray, weights: np.ndarray, confidence: float, guess_loss: float) -> np.ndarray:
     """(2, rows): how far the means can lie below and above for rows that the N examples do not hold.
 
     A share larger than p = 1 - (1 - confidence)^(1/N), about 3/N at 95 %, would have been seen; each of them pulls as
-    hard as the one that pulls hardest, which is w (v - mean) to first order and exact for equal weights.
+    hard as the one that pulls hardest, which is w (v - mean) to first order and exact for equal weights, or as one of
+    the largest weight that lies `guess_loss` from the mean.
     """
     residuals = _residuals(values, weights)
     share = 1.0 - (1.0 - confidence) ** (1.0 / values.shape[1])
-    return share * np.stack([-residuals.min(axis=1), residuals.max(axis=1)])
+    farthest = np.stack([-residuals.min(axis=1), residuals.max(axis=1)])
+    return share * np.maximum(farthest, guess_loss * weights.max())
 
 
 def _without_rare(

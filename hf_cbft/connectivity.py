@@ -204,6 +204,7 @@ class ConnectivityEvaluator:
             "metrics": list(self.metrics),
             "calibration_rows": 0 if self.calibration_dataset is None else len(self.calibration_dataset),
             "group_column": group_column,
+            "guess_loss": self._scorer.guess_loss,
             **statistics,
         }
         if batchnorm_modules(self.model) and self.calibration_dataset is None:

@@ -202,7 +202,9 @@ def mechanisms(result: Any, pairs: Iterable[Sequence[str]] | None = None, margin
         (name, "agreement"): _agreement(predictions, result.weights[name])
         for name, predictions in result.predictions.items()
     }
-    estimates = _answered(questions, {name: settings[name] for name in ("confidence", "num_resamples", "seed")})
+    statistics = {name: settings[name] for name in ("confidence", "num_resamples", "seed")}
+    # Results of earlier versions do not have it.
+    estimates = _answered(questions, {**statistics, "guess_loss": settings.get("guess_loss", 0.0)})
     found = tuple(_intervention(result, *pair, margin, estimates) for pair in checked)
     verdicts = {name: barrier.connected for name, barrier in result.barriers.items()}
     return MechanismReport(

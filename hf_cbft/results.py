@@ -240,7 +240,7 @@ def with_barriers(settings: Mapping[str, Any], **measured: Any) -> ConnectivityR
     """A result of measured arrays; its barriers follow from them and the `settings` of the statistics."""
     options = {key: settings[key] for key in ("baseline", "confidence", "num_resamples", "seed")}
     alphas, weights = measured["alphas"], measured["weights"]
-    loss_options = {**options, "tolerance": settings["tolerance"]}
+    loss_options = {**options, "tolerance": settings["tolerance"], "guess_loss": settings["guess_loss"]}
     losses, correct = measured["example_losses"], measured["example_correct"]
     return ConnectivityResult(
         losses={name: np.average(values, axis=1, weights=weights[name]) for name, values in losses.items()},

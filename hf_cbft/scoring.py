@@ -3,6 +3,7 @@
 """From a batch to per-example losses, for each task that can be measured."""
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -85,6 +86,8 @@ class Scorer:
                 "a row: give a model whose problem_type is single_label_classification."
             )
         self.num_classes = getattr(config, "num_labels", None) if self.task in _WITH_PREDICTIONS else None
+        # Of one of K classes, in nats. A language model is not taken to guess among all of its vocabulary.
+        self.guess_loss = math.log(self.num_classes) if self.num_classes else 0.0
         # A cache of keys and values is memory that nobody reads.
         takes = inspect.signature(base_model(model).forward).parameters
         self._options = {"use_cache": False} if "use_cache" in takes else {}

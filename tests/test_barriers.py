@@ -626,3 +626,18 @@ def test_benchmark_marks_what_misses(coverage_script):
     shown = ["75.6 %", "0.146", "61.4 %", "0.020", "24.4 %", "0.0 %", "24.4 %"]
     assert coverage_script.cells(found, False, False) == shown
     assert coverage_script.cells(found, True, True) == ["**75.6 %**", *shown[1:-1], "**24.4 %**"]
+
+
+def test_unseen_examples_are_at_least_as_bad_as_a_guess():
+    # 100 rows whose losses are all near 0 look like a population without rare rows: nothing in them says otherwise.
+    losses = 0.01 * np.random.default_rng(0).standard_normal((11, 100))
+    plain = compute_barrier(np.linspace(0.0, 1.0, 11), losses)
+    guessed = compute_barrier(np.linspace(0.0, 1.0, 11), losses, guess_loss=np.log(10))
+    assert guessed.height == plain.height
+    margin = (1.0 - 0.05**0.01) * np.log(10)
+    assert guessed.high == pytest.approx(plain.high + margin, abs=0.002)
+    assert guessed.low == pytest.approx(plain.low - margin, abs=0.002)
+    # Rows that lie farther than a guess already count as far as they lie.
+    assert compute_barrier(np.linspace(0.0, 1.0, 11), 1000.0 * losses, guess_loss=0.1) == compute_barrier(
+        np.linspace(0.0, 1.0, 11), 1000.0 * losses
+    )

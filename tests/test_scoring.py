@@ -151,8 +151,14 @@ def test_losses_are_those_of_the_model_itself_row_by_row(name):
         assert result.weights["data"].tolist() == weights.tolist()
         np.testing.assert_allclose(result.losses["data"][point], (losses * weights).sum() / weights.sum(), rtol=1e-6)
     assert result.barriers["data"] == compute_barrier(
-        ALPHAS, result.example_losses["data"], weights=result.weights["data"], num_resamples=50
+        ALPHAS,
+        result.example_losses["data"],
+        weights=result.weights["data"],
+        num_resamples=50,
+        guess_loss=result.settings["guess_loss"],
     )
+    classes = start.config.num_labels if name in ("tokens", "speech") else 1
+    assert result.settings["guess_loss"] == pytest.approx(np.log(classes))
     assert task_of(start) == TASKS[name]
 
 

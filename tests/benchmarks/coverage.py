@@ -20,6 +20,7 @@ connected" at tolerance 0 where the truth is 0; what misses is in bold.
 """
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -49,6 +50,7 @@ class Population:
     sample: Sample
     heights: tuple[float, ...] = HEIGHTS
     errors: bool = False
+    guess_loss: float = 0.0
     wanted: float = 0.93
     wanted_of_100: float = 0.93
     note: str = ""
@@ -131,7 +133,8 @@ def populations(files: list[Path], data_set: str) -> Iterator[Population]:
         losses = arrays[f"example_losses/{data_set}"]
         squares = np.sort(centred(losses)[len(ALPHAS) // 2] ** 2)[::-1]
         note = f"10 of its {squares.size} rows hold {squares[:10].sum() / squares.sum():.0%} of the variance at 0.5"
-        yield Population(f"{name} losses", of_rows(losses), note=note)
+        guess_loss = math.log(1 + int(arrays[f"references/{data_set}"].max()))
+        yield Population(f"{name} losses", of_rows(losses), guess_loss=guess_loss, note=note)
         errors = (arrays[f"predictions/{data_set}"] != arrays[f"references/{data_set}"]).astype(np.float64)
         height = (errors - chord(errors)).mean(axis=1)[1:-1].max()
         yield Population(f"{name} errors", of_errors(errors), heights=(height,), errors=True)
@@ -165,6 +168,7 @@ def measure(population: Population, count: int, height: float, simulations: int,
             seed=seed,
             weights=weights,
             errors=population.errors,
+            guess_loss=population.guess_loss,
         )
         bands.append(
             [-np.inf if barrier.low is None else barrier.low, np.inf if barrier.high is None else barrier.high]
