@@ -86,6 +86,13 @@ class ExactResumeTrainer(Trainer):
         self._first_attempt = None
         return super().train(None if checkpoint is None else str(checkpoint), trial, ignore_keys_for_eval)
 
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        # `evaluate` before `train` has accelerate (1.15) mark the bare model as prepared. It would then not be put
+        # into DDP, and each rank would train on its own gradients, without a word.
+        if not self.is_fsdp_enabled:
+            vars(self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)).pop("_is_accelerate_prepared", None)
+        return super()._prepare_for_training(*args, **kwargs)
+
     def _checkpoint_to_resume(self, resume_from_checkpoint: str | Path | bool | None) -> Path | None:
         if resume_from_checkpoint is None or resume_from_checkpoint is False:
             return None

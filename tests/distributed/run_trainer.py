@@ -107,6 +107,7 @@ ROWS, CUE_ROWS = 40, 64
 ADAMW = {"optim": "adamw_torch", "learning_rate": 1e-3}
 CASES = {
     "sgd": (make_bert, classified_rows(ROWS, 1), classified_rows(CUE_ROWS, 2), torch.float32, {}, None),
+    "evaluated before": (make_bert, classified_rows(ROWS, 1), classified_rows(CUE_ROWS, 2), torch.float32, {}, None),
     "adamw": (make_bert, classified_rows(ROWS, 1), classified_rows(CUE_ROWS, 2), torch.float64, ADAMW, None),
     "one class a rank": (
         make_bert,
@@ -235,6 +236,8 @@ def run(name: str, folder: Path) -> None:
             return super().__getitem__(index)
 
     trainer.train_dataset.__class__ = Recorded
+    if name == "evaluated before":
+        trainer.evaluate(clean)
     trainer.train()
     save(
         name,

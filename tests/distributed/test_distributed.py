@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 CASES = [
     "sgd",
+    "evaluated before",
     "adamw",
     "one class a rank",
     "language model",
