@@ -10,6 +10,7 @@ _MODULES = {
     "BoxCue": "data.cues",
     "CBFTConfig": "config",
     "CBFTTrainer": "trainer",
+    "ConnectivityCallback": "callbacks",
     "ConnectivityEvaluator": "connectivity",
     "ConnectivityResult": "results",
     "DominoCue": "data.cues",
