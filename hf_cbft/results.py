@@ -175,6 +175,34 @@ class ConnectivityResult:
 
         plot_result(self.to_dict(), file)
 
+    def report(
+        self,
+        file: str | Path,
+        datasets: Mapping[str, Any] | None = None,
+        mechanisms: Any = None,
+        command: str | None = None,
+    ) -> None:
+        """Write one self-contained HTML page to send to a colleague: it loads nothing, and opens without a network.
+
+        It has the verdict, the path as charts and tables, the sets, what each end relies on, and how to measure it
+        again. All text from the data is escaped.
+
+        Args:
+            file (`str` or `Path`): ends in `.html`; its folder is there. An earlier page is replaced.
+            datasets (`Mapping[str, data set]`, *optional*):
+                The sets as `evaluate` had them, or some of them. Of those with an `image`, a `text` or a `prompt` the
+                page shows at most 24 rows whose prediction changes along the path.
+            mechanisms ([`~hf_cbft.mechanisms.MechanismReport`], *optional*): of this result.
+            command (`str`, *optional*): what measured it; `None` shows Python code with the settings alone.
+
+        Raises:
+            ValueError: a file of another kind, or `datasets` that are not those that were measured.
+            OSError: `file` is a folder, or its folder does not exist.
+        """
+        from hf_cbft.report import write_report
+
+        write_report(self, file, datasets, mechanisms, command)
+
     def __str__(self) -> str:
         lines = [
             f"{self.settings['path']} path, {len(self.alphas)} points, from {self.settings['start']} (alpha 0) to "

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure loss and metrics along the path between two checkpoints, and say which attributes each relies on."""
 
-from dataclasses import dataclass, field
+import shlex
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hf_cbft.cli.inputs import (
     DataArguments,
@@ -16,12 +17,21 @@ from hf_cbft.cli.inputs import (
 )
 
 POSITIONAL = ("start", "end")
+EXAMPLE = """
+hf-cbft evaluate my-model out --output_dir path --report page.html \\
+    --dataset no_cue=shapes/test/no_cue cue=shapes/test/cue rand_cue=shapes/test/rand_cue
+"""
+RESULT_FILES = ("result.json", "mechanisms.json")
 
 
 @dataclass
 class Arguments(DataArguments, MeasureArguments, LoadArguments):
-    start: str = field(default="", metadata={"help": "Folder, Hub id, org/name@revision or base+adapter: alpha 0."})
-    end: str = field(default="", metadata={"help": "The same: alpha 1."})
+    TITLE: ClassVar[str] = "path"
+
+    start: str = field(
+        default="", metadata={"help": "Checkpoint at alpha = 0: a folder, Hub id, org/name@revision or base+adapter."}
+    )
+    end: str = field(default="", metadata={"help": "Checkpoint at alpha = 1, named in the same ways."})
     path: str = field(default="linear", metadata={"help": "linear, or the folder of a curve (hf-cbft curve)."})
     through: list[str] = field(
         default_factory=list, metadata={"help": "Checkpoints in between: straight segments from each to the next."}
@@ -31,6 +41,9 @@ class Arguments(DataArguments, MeasureArguments, LoadArguments):
     )
     num_points: int = field(default=11, metadata={"help": "Points of the path, evenly spaced, both ends among them."})
     alphas: list[float] = field(default_factory=list, metadata={"help": "The points themselves, from 0 to 1."})
+    report: str | None = field(
+        default=None, metadata={"help": "One HTML page to send to others, page.html: charts, tables, examples."}
+    )
 
 
 def check(arguments: Arguments) -> None:
@@ -38,11 +51,16 @@ def check(arguments: Arguments) -> None:
 
     Raises:
         ValueError: ends, data or an output folder that were not given, or a folder that is not free.
+        OSError: a report that cannot be written.
     """
     if not arguments.start or not arguments.end:
         raise ValueError("two checkpoints are needed: hf-cbft evaluate START END --dataset NAME=SOURCE.")
     if arguments.through and arguments.path != "linear":
         raise ValueError("--through and --path are two paths: give one of them.")
+    if arguments.report is not None:
+        from hf_cbft.report import check_report_file
+
+        check_report_file(arguments.report, new_folder=arguments.output_dir or None)
     check_measurement(arguments)
 
 
@@ -85,7 +103,23 @@ def run(arguments: Arguments) -> int:
     write_report(folder, result, report)
     shutil.rmtree(folder / "points")
     print(f"\nresult.json, examples.safetensors and path.png are in {folder}/")
+    if arguments.report is not None:
+        result.report(arguments.report, sets, report, shlex.join(["hf-cbft", "evaluate", *given_options(arguments)]))
+        print(f"The report is {arguments.report}")
     return 0
+
+
+def given_options(arguments: Arguments) -> list[str]:
+    """The words of the command line that give these arguments, from wherever they came: what is not a default."""
+    words = [arguments.start, arguments.end]
+    for option in fields(arguments):
+        value = getattr(arguments, option.name)
+        default = option.default if option.default_factory is MISSING else option.default_factory()
+        # Going on with a run that was interrupted is not how to measure it again.
+        if value == default or option.name in (*POSITIONAL, "resume"):
+            continue
+        words += [f"--{option.name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
 
 
 def write_report(folder: Path, result: Any, report: Any) -> None:

@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hf-cbft evaluate`: from names to a report, from a wrong word to one sentence, from a kill to the same result."""
 
+import html
 import json
 import os
+import re
 import runpy
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,7 +21,9 @@ import pytest
 from transformers import ViTImageProcessor
 
 from hf_cbft import BoxCue, ConnectivityResult, make_counterfactuals
+from hf_cbft.cli import evaluate as evaluate_command
 from hf_cbft.cli.main import main
+from hf_cbft.cli.options import CommandParser
 
 QUICK = ["--num_points", "3", "--num_resamples", "50", "--device", "cpu", "--batch_size", "4"]
 
@@ -66,7 +71,8 @@ def test_the_report_is_whole(saved, capsys):
     assert "linear path, 3 points" in printed
     assert "barrier of each group" in printed
     out = saved / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["examples.safetensors", "path.png", "result.json"]
+    files = ["evaluate.yaml", "examples.safetensors", "path.png", "result.json"]
+    assert sorted(path.name for path in out.iterdir()) == files
     result = ConnectivityResult.load(out)
     assert str(result) in printed
     assert result.settings["path"] == "linear"
@@ -101,7 +107,7 @@ def test_a_file_sets_the_same_options(saved, capsys):
     assert result.settings["error_tolerance"] == 0.4
     (saved / "wrong.yaml").write_text("strat: a\n")
     assert main(["evaluate", "--config", str(saved / "wrong.yaml")]) == 2
-    assert "wrong.yaml has ['strat']; the options are" in capsys.readouterr().err
+    assert "wrong.yaml, line 1: evaluate has no option 'strat'; did you mean start?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -134,6 +140,41 @@ def test_where_an_error_came_from_is_shown_on_request(saved, capsys):
     assert "Traceback" in capsys.readouterr().err
     assert evaluate(saved, "--dataset", "nowhere.csv", out="other") == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_report_page_holds_the_command_that_made_it(saved, capsys):
+    # Whoever gets the page can measure again, also where the options came from a file.
+    (saved / "run.yaml").write_text("tolerance: 0.25\nalphas: [0.0, 0.25, 1.0]\n")
+    page = saved / "page.html"
+    options = ["--dataset", str(saved / "images"), "--config", str(saved / "run.yaml"), *QUICK]
+    assert evaluate(saved, *options, "--report", str(page), "--allow_pickle", out="it's out") == 0
+    assert f"The report is {page}" in capsys.readouterr().out
+    text = page.read_text(encoding="utf-8")
+    command = html.unescape(re.search(r"<pre><code>(hf-cbft evaluate .*?)</code>", text, re.S)[1])
+    arguments = CommandParser("evaluate", evaluate_command)
+    (again,) = arguments.instances(arguments.resolve(shlex.split(command)[2:]))
+    (given,) = arguments.instances(
+        arguments.resolve(
+            [str(saved / "start"), str(saved / "end"), "--output_dir", str(saved / "it's out"), *options]
+            + ["--report", str(page), "--allow_pickle"]
+        )
+    )
+    assert again == given
+    assert (again.tolerance, again.alphas, again.allow_pickle) == (0.25, [0.0, 0.25, 1.0], True)
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ("none/page.html", "which is no folder: make it first"),
+        (".", "is a folder: name a file in it"),
+        ("page.pdf", "give its name the ending .html"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused_before_work(saved, capsys, report, message):
+    assert evaluate(saved, "--dataset", str(saved / "images"), *QUICK, "--report", str(saved / report)) == 2
+    assert message in capsys.readouterr().err
+    assert not (saved / "out").exists()
 
 
 def test_other_models_are_refused(saved, make_model, capsys):
