@@ -115,6 +115,10 @@ class CBFTConfig(TrainingArguments):
         default=None, metadata={"help": "The dtype that the reference is kept in; the model's if not given."}
     )
 
+    def __getstate__(self) -> dict[str, object]:
+        # The Trainer pickles its arguments beside the weights, and pushes them: a token must not go with them.
+        return {**vars(self), "hub_token": None}
+
     def __post_init__(self) -> None:
         self._check_cbft_values()
         super().__post_init__()

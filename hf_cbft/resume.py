@@ -200,7 +200,7 @@ def load_reference(output_dir: str | Path, digest: str) -> dict[str, torch.Tenso
 
 
 def _reference_file(output_dir: str | Path, digest: str) -> Path:
-    return Path(output_dir) / "reference" / f"{digest}.safetensors"
+    return Path(output_dir) / "_reference" / f"{digest}.safetensors"
 
 
 def _is_stored(file: Path, digest: str) -> bool:

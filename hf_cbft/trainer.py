@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connectivity-based fine-tuning as a `Trainer`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
-from transformers import TrainerCallback, set_seed
+from transformers import Trainer, TrainerCallback, set_seed
 from transformers.utils import logging
 
 from hf_cbft.architectures import base_model, has_adapter
@@ -374,6 +375,52 @@ class CBFTTrainer(ExactResumeTrainer):
             "hyperparameter_search trains many models in one trainer, and a reference belongs to one: make a "
             "CBFTTrainer for each trial."
         )
+
+    def create_model_card(
+        self, *args: Any, connectivity: Any = None, command: str | Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
+        """Write the model card, `README.md`, into `output_dir`, with a picture of the training beside it.
+
+        The arguments are those of `Trainer`, and two more. Nothing is measured here: the table of sets is that of
+        `results.json` in `output_dir`, or else what evaluations before training (`eval_on_start`) and after it logged.
+
+        Args:
+            connectivity (`ConnectivityResult` or `str` or `Path`, *optional*): a measured path, or a folder with one.
+            command (`str` or `Sequence[str]`, *optional*): the command that made the model.
+        """
+        from hf_cbft.model_card import write_model_card
+
+        if self.is_world_process_zero():
+            said = signature(Trainer.create_model_card).bind(self, *args, **kwargs).arguments
+            write_model_card(said.pop("self"), connectivity=connectivity, command=command, **said)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As in `Trainer`; without a token, or where the Hub refuses, an `OSError` says so."""
+        from hf_cbft.model_card import check_token, in_one_sentence
+
+        if self.is_world_process_zero():
+            check_token(token or self.args.hub_token)
+            with in_one_sentence("The repository on the Hub could not be made"):
+                super().init_hf_repo(token, private)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As in `Trainer`, with the card of [`create_model_card`], which takes the `kwargs`, without the reference.
+
+        Raises:
+            OSError: no token, or the Hub did not take the files.
+            ValueError: nothing was trained or saved.
+        """
+        from hf_cbft.model_card import push
+
+        return push(self, commit_message, blocking, token, revision, private, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in `Trainer`; logs of the training loss also get the mean of each term since the last one."""

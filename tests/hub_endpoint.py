@@ -9,11 +9,15 @@
         run([...], env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": tmp, "HF_HUB_OFFLINE": "0"})
         hub.bytes_sent, hub.requests["GET /org/name/resolve/main/config.json"], hub.commit("org/name", "v1")
 
+It takes pushes too, of any token that is not empty or, with `writer`, of that one: repositories are made under `ROOT`,
+large files come by LFS (set HF_HUB_DISABLE_XET=1), and `hub.cards` are the model cards it was asked to validate.
+
 As a program, `python tests/hub_endpoint.py ROOT --port 0 [--private org/name=TOKEN] [--fail 503 --times 2 --path X]`
 prints its URL and serves until it is ended; `URL/_counts` gives the counts as JSON. Files may be sparse.
 """
 
 import argparse
+import base64
 import hashlib
 import io
 import json
@@ -24,11 +28,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 # What the Hub keeps in LFS: served from another host, after a redirect.
 LFS_SUFFIXES = {".safetensors", ".bin", ".pt", ".model", ".h5"}
 _API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/.*)?)?")
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _CDN = re.compile(r"/cdn/([^/]+/[^/]+)/(.+)")
+_PREUPLOAD = re.compile(r"/api/models/([^/]+/[^/]+)/preupload/[^/]+")
+_LFS_BATCH = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
+_LFS_UPLOAD = re.compile(r"/cdn/_lfs/([0-9a-f]{64})")
+_COMMIT = re.compile(r"/api/models/([^/]+/[^/]+)/commit/([^/]+)")
 _CHUNK = 1 << 16
 # Longer files are told apart by their start and length: nobody hashes 13 GB for a test.
 _HASHED_WHOLE = 1 << 26
@@ -41,17 +51,20 @@ class HubEndpoint(ThreadingHTTPServer):
         root (`Path`): holds the repositories.
         port (`int`, *optional*, defaults to 0): 0 takes one that is free.
         private (`dict[str, str]`, *optional*): the token that opens a repository, by id.
+        writer (`str`, *optional*): the token that may write; `None`: any.
     """
 
     daemon_threads = True
 
-    def __init__(self, root, port=0, private=None):
+    def __init__(self, root, port=0, private=None, writer=None):
         super().__init__(("127.0.0.1", port), _Handler)
-        self.root, self.private = Path(root), dict(private or {})
+        self.root, self.private, self.writer = Path(root), dict(private or {}), writer
         self.url = f"http://127.0.0.1:{self.server_port}"
         # Another host by name, as the Hub's storage is: a token must not follow there.
         self.cdn_url = f"http://localhost:{self.server_port}/cdn"
         self.requests, self.bytes_sent, self.tokens_at_cdn = Counter(), 0, 0
+        # Large files that have come and are in no commit yet, by hash.
+        self.cards, self.large_files = [], {}
         self._failures, self._lock, self._hashes = [], threading.Lock(), {}
 
     def __enter__(self):
@@ -124,6 +137,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.answer()
 
+    def do_POST(self):
+        self.take()
+
+    def do_PUT(self):
+        self.take()
+
     def log_message(self, *_):
         pass
 
@@ -145,6 +164,89 @@ class _Handler(BaseHTTPRequestHandler):
         if match := _RESOLVE.fullmatch(path):
             return self.answer_resolve(match[1], unquote(match[2]), unquote(match[3]))
         return self.send_error_code(404, None, "Not found")
+
+    def take(self):
+        """Answer a request that brings something."""
+        path, body = urlsplit(self.path).path, self.read_body()
+        self.server.count(f"{self.command} {path}")
+        self.failure = self.server.failure_for(path)
+        if self.failure == "503":
+            return self.send_body(503, b"no", {})
+        if match := _LFS_UPLOAD.fullmatch(path):
+            self.server.tokens_at_cdn += "Authorization" in self.headers
+            if hashlib.sha256(body).hexdigest() != match[1]:
+                return self.send_body(400, b"another hash", {})
+            self.server.large_files[match[1]] = body
+            return self.send_body(200, b"", {})
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if not token or self.server.writer not in (None, token):
+            return self.send_error_code(403 if token else 401, None, "This token may not write")
+        if path == "/api/repos/create":
+            wanted = json.loads(body)
+            repo_id = f"{wanted.get('organization') or 'user'}/{wanted['name']}"
+            known = (self.server.root / repo_id).exists()
+            (self.server.root / repo_id).mkdir(parents=True, exist_ok=True)
+            return self.send_json({"url": f"{self.server.url}/{repo_id}"}, 409 if known else 200)
+        if path == "/api/validate-yaml":
+            return self.answer_card(json.loads(body)["content"])
+        if match := _PREUPLOAD.fullmatch(path):
+            modes = {True: "lfs", False: "regular"}
+            names = [file["path"] for file in json.loads(body)["files"]]
+            files = [{"path": n, "uploadMode": modes[Path(n).suffix in LFS_SUFFIXES]} for n in names]
+            return self.send_json({"files": [{**file, "shouldIgnore": False} for file in files]})
+        if match := _LFS_BATCH.fullmatch(path):
+            objects = json.loads(body)["objects"]
+            hrefs = [f"{self.server.cdn_url}/_lfs/{entry['oid']}" for entry in objects]
+            actions = [{"actions": {"upload": {"href": href}}} for href in hrefs]
+            return self.send_json({"objects": [o | a for o, a in zip(objects, actions, strict=True)]})
+        if match := _COMMIT.fullmatch(path):
+            return self.answer_commit(match[1], unquote(match[2]), [json.loads(line) for line in body.splitlines()])
+        return self.send_error_code(404, None, "Not found")
+
+    def read_body(self):
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def answer_card(self, content):
+        """What the Hub refuses of the metadata that these cards hold."""
+        self.server.cards.append(content)
+        data = yaml.safe_load(content.split("---\n")[1])
+        errors = [f"{key} is empty" for key, value in data.items() if value in (None, "", [])]
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", data.get("base_model", "none")):
+            errors.append("base_model is no model id")
+        if any(not isinstance(tag, str) for tag in data.get("tags", [])):
+            errors.append("tags are strings")
+        for model in data.get("model-index", []):
+            for result in model["results"]:
+                parts = [result["task"]["type"], result["dataset"]["type"], result["dataset"]["name"]]
+                parts += [metric["type"] for metric in result["metrics"]]
+                if not all(parts) or not all(isinstance(metric["value"], float) for metric in result["metrics"]):
+                    errors.append("model-index is not complete")
+        answer = {"errors": [{"message": error} for error in errors], "warnings": []}
+        return self.send_json(answer, 400 if errors else 200)
+
+    def answer_commit(self, repo_id, revision, operations):
+        folder = self.server.root / (repo_id if revision == "main" else f"{repo_id}@{revision}")
+        for operation in operations:
+            value = operation["value"]
+            if operation["key"] == "header":
+                continue
+            content = (
+                self.server.large_files[value["oid"]]
+                if operation["key"] == "lfsFile"
+                else base64.b64decode(value["content"])
+            )
+            (folder / value["path"]).parent.mkdir(parents=True, exist_ok=True)
+            (folder / value["path"]).write_bytes(content)
+        commit = self.server.commit(repo_id, revision)
+        url = f"{self.server.url}/{repo_id}/commit/{commit}"
+        return self.send_json({"commitUrl": url, "commitOid": commit, "success": True})
 
     def find(self, repo_id, revision):
         """The folder and commit, or `None` after an answer that says why not."""
@@ -208,8 +310,8 @@ class _Handler(BaseHTTPRequestHandler):
             opened.seek(first)
             return self.send_stream(status, opened, last + 1 - first, headers)
 
-    def send_json(self, content):
-        return self.send_body(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
+    def send_json(self, content, status=200):
+        return self.send_body(status, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
     def send_error_code(self, status, code, message, headers=()):
         named = {"X-Error-Code": code} if code else {}
@@ -226,7 +328,7 @@ class _Handler(BaseHTTPRequestHandler):
         lines = [f"HTTP/1.1 {status} -"]
         lines += [f"{name}: {value}" for name, value in {**headers, "Content-Length": announced}.items()]
         self.write("\r\n".join([*lines, "", ""]).encode())
-        while left and self.command == "GET":
+        while left and self.command != "HEAD":
             chunk = stream.read(min(_CHUNK, left))
             left -= len(chunk)
             if not self.write(chunk):

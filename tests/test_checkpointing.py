@@ -148,14 +148,14 @@ def test_the_reference_of_a_model_made_in_memory_is_found_again(name, make_train
 def test_the_reference_is_stored_once_for_all_checkpoints(make_trainer, make_model, tmp_path):
     trainer = make_trainer()
     trainer.train()
-    (stored,) = (tmp_path / "out" / "reference").iterdir()
+    (stored,) = (tmp_path / "out" / "_reference").iterdir()
     assert stored.name == f"{trainer._fingerprint}.safetensors"
     weights = sum(file.stat().st_size for file in (tmp_path / "out" / "checkpoint-2").glob("*.safetensors"))
     assert weights == pytest.approx(stored.stat().st_size, rel=0.1)  # the model's own, and no second copy
     make_model("bert").save_pretrained(tmp_path / "ref")
     shutil.rmtree(tmp_path / "out")
     make_trainer(ref_model=str(tmp_path / "ref")).train()
-    assert not (tmp_path / "out" / "reference").exists()  # it lies where it came from
+    assert not (tmp_path / "out" / "_reference").exists()  # it lies where it came from
     state = json.loads((tmp_path / "out" / "checkpoint-2" / "cbft_state.json").read_text())
     assert state["reference_source"] == str(tmp_path / "ref")
 

@@ -406,7 +406,7 @@ def store(folder, weights=WEIGHTS):
 def test_reference_is_stored_once_and_read_back(tmp_path):
     """A copy for each checkpoint costs as much as the checkpoint."""
     file = store(tmp_path)
-    assert file.parent == tmp_path / "reference"
+    assert file.parent == tmp_path / "_reference"
     with safe_open(file, framework="pt") as stored:
         assert stored.metadata()["fingerprint"] == fingerprint(WEIGHTS)
     before = file.stat()
@@ -444,8 +444,8 @@ def test_reference_of_another_run_stays(tmp_path):
 
 def test_save_that_was_killed_leaves_nothing_behind(tmp_path):
     """Half a copy of the model for each kill fills the disk."""
-    (tmp_path / "reference").mkdir()
-    (tmp_path / "reference" / f".{fingerprint(WEIGHTS)}-123.safetensors").write_bytes(b"half")
+    (tmp_path / "_reference").mkdir()
+    (tmp_path / "_reference" / f".{fingerprint(WEIGHTS)}-123.safetensors").write_bytes(b"half")
     file = store(tmp_path)
     assert list(file.parent.iterdir()) == [file]
 

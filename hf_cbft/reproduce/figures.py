@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from hf_cbft.files import whole_file
-from hf_cbft.plotting import SET_STYLES, figure, set_style
+from hf_cbft.plotting import SET_STYLES, draw_bars, draw_chance, figure, set_style
 from hf_cbft.reproduce.records import (
     FULL,
     JOINED,
@@ -32,8 +32,7 @@ from hf_cbft.reproduce.records import (
 from hf_cbft.reproduce.statistics import interval_band, mean_interval
 from hf_cbft.reproduce.tables import settings_of
 
-# Bars and lines are told apart by these as well as by colour.
-_HATCHES = ("", "///", "\\\\\\", "xxx", "---", "+++", "|||")
+# Lines are told apart by these as well as by colour.
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "v", "D", "P", "X", "*", "<", ">")
 # Methods of one kind have colours of one kind.
@@ -100,12 +99,11 @@ def run_figures(run: Run, folder: Path) -> list[Picture]:
 def _bars_by_method(run: Run, share: float | None, stem: Path, where: str) -> list[Picture]:
     groups = {method: run.select(method=method, share=share) for method in run.methods}
     with picture(1, 1, stem, (1.6 + 1.05 * len(groups), 3.6)) as axes:
-        draw_bars(
+        draw_records(
             axes[0][0], groups, {short: (SET_STYLES[name]["color"], accuracy(name)) for name, short in SETS.items()}
         )
         if run.num_classes:
-            chance = 100 / run.num_classes
-            axes[0][0].axhline(chance, color="black", linestyle=":", linewidth=1.2, label=f"chance ({chance:g} %)")
+            draw_chance(axes[0][0], 1 / run.num_classes)
         axes[0][0].legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         axes[0][0].set_xlabel(where)
     return [Picture(stem, f"Accuracy of each method on the four sets, with 95 % intervals over seeds: {where}")]
@@ -120,46 +118,33 @@ def _bars_by_group(run: Run, share: float | None, stem: Path, where: str) -> lis
         names = enumerate(record.get("groups") or ())
         bars |= {name: (set_style(name, index)["color"], group_accuracy(name)) for index, name in names}
     with picture(1, 1, stem, (1.6 + (0.35 + 0.18 * len(bars)) * len(groups), 3.6)) as axes:
-        draw_bars(axes[0][0], groups, bars)
+        draw_records(axes[0][0], groups, bars)
         axes[0][0].legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         axes[0][0].set_xlabel(where)
     return [Picture(stem, f"Accuracy of each method on the worst group and on all groups: {where}")]
 
 
-def draw_bars(panel: Axes, groups: Mapping[str, Sequence[Record]], bars: Mapping[str, tuple[str, Quantity]]) -> None:
+def draw_records(
+    panel: Axes, groups: Mapping[str, Sequence[Record]], bars: Mapping[str, tuple[str, Quantity]]
+) -> None:
     """Grouped bars in percent, one group a method.
 
     Args:
         groups (`Mapping`): records by the name under the group.
         bars (`Mapping`): by the name in the legend, the colour and what is read from the records.
     """
-    width = 0.84 / max(len(bars), 1)
-    for index, (label, (color, quantity)) in enumerate(bars.items()):
-        # Hatches take the edge's colour.
-        style: dict[str, Any] = {
-            "facecolor": color,
-            "hatch": _HATCHES[index % len(_HATCHES)],
-            "edgecolor": "white",
-            "linewidth": 0.5,
-        }
-        for place, records in enumerate(groups.values()):
-            values = list(by_seed(records, quantity).values())
-            x = place + (index - (len(bars) - 1) / 2) * width
-            shown = label if place == 0 else None
-            if not values:
-                panel.bar(x, 0.0, width, label=shown, **style)
-                panel.text(x, 1.0, "n/a", rotation=90, ha="center", va="bottom", size=7)
-                continue
-            estimate = mean_interval(values)
-            panel.bar(x, 100 * estimate.mean, width, label=shown, **style)
-            if estimate.high is not None:
-                half = 100 * (estimate.high - estimate.mean)
-                panel.errorbar(x, 100 * estimate.mean, half, color="black", linewidth=1, capsize=2)
-    panel.set_xticks(range(len(groups)), list(groups), size=9)
-    panel.set_axisbelow(True)
-    panel.grid(False, axis="x")
-    panel.set_ylabel("accuracy (%)")
-    panel.set_ylim(0, 105)
+    measured = {
+        label: (color, [_estimate(list(by_seed(records, quantity).values())) for records in groups.values()])
+        for label, (color, quantity) in bars.items()
+    }
+    draw_bars(panel, list(groups), measured)
+
+
+def _estimate(values: Sequence[float]) -> tuple[float, float | None, float | None] | None:
+    if not values:
+        return None
+    estimate = mean_interval(values)
+    return estimate.mean, estimate.low, estimate.high
 
 
 def _over_shares(run: Run, stem: Path) -> Picture:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hf_cbft.reproduce.figures import _path_panel, _share_line, draw_bars, draw_map, run_figures
+from hf_cbft.reproduce.figures import _path_panel, _share_line, draw_map, draw_records, run_figures
 from hf_cbft.reproduce.records import accuracy
 from hf_cbft.reproduce.statistics import mean_interval
 
@@ -70,7 +70,7 @@ def test_bars_are_means_with_their_intervals_and_hatches(make_run, panel):
     run = make_run()
     groups = {method: run.select(method=method) for method in ("pretrained", "cbft")}
     bars = {part: ("blue", accuracy(part)) for part in ("no_cue", "rand_cue", "rand_input")}
-    draw_bars(panel, groups, bars)
+    draw_records(panel, groups, bars)
     heights = [bar.get_height() for bar in panel.patches]
     expected = [
         100 * np.mean([record["accuracy"][part] for record in records]) for part in bars for records in groups.values()
@@ -87,7 +87,7 @@ def test_bars_are_means_with_their_intervals_and_hatches(make_run, panel):
 def test_a_bar_that_does_not_apply_says_so_and_one_seed_has_no_interval(make_run, panel):
     """A bar of height 0 would be read as an accuracy of 0."""
     run = make_run(seeds=(0,))
-    draw_bars(panel, {"cbft": run.select(method="cbft"), "none": []}, {"NC": ("blue", accuracy("no_cue"))})
+    draw_records(panel, {"cbft": run.select(method="cbft"), "none": []}, {"NC": ("blue", accuracy("no_cue"))})
     assert [text.get_text() for text in panel.texts] == ["n/a"]
     assert not panel.collections
 
