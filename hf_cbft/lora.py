@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, PeftType, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from hf_cbft.architectures import class_name, is_causal_lm
 from hf_cbft.checkpoints.adapters import PLAIN_INITIALISATIONS, VARIANTS
 from hf_cbft.checkpoints.sources import split_revision
 from hf_cbft.interpolation import named_weights
 from hf_cbft.reference import moving_weights
+from hf_cbft.representations import find_representation_layer
 
 # What a LoRA layer keeps of each adapter.
 FACTORS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
@@ -33,6 +35,31 @@ def add_adapter(model: nn.Module, peft_config: Any) -> PeftModel:
         raise ValueError("The model has an adapter already: leave peft_config out, or pass the base model.")
     check_config(peft_config)
     return get_peft_model(model, peft_config)
+
+
+def make_config(
+    model: Any, target_modules: str | list[str], modules_to_save: list[str] | None = None, **options: Any
+) -> LoraConfig:
+    """A `LoraConfig` for a model; the last layer of a classifier is trained whole unless others are named.
+
+    Raises:
+        ValueError: a module that the model does not have.
+    """
+    saved = list(modules_to_save or ())
+    named = [*saved, *([] if target_modules == "all-linear" else target_modules)]
+    known = dict(model.named_modules())
+    unknown = [name for name in named if not any(f".{full}".endswith(f".{name}") for full in known)]
+    if unknown:
+        kinds = sorted({name.rpartition(".")[2] for name, module in known.items() if hasattr(module, "weight")})
+        raise ValueError(
+            f"The model has no module {unknown[0]!r} for an adapter: its layers end in {', '.join(kinds)}."
+        )
+    kind = "CAUSAL_LM" if is_causal_lm(model) else None
+    if kind is None and not saved:
+        saved = [find_representation_layer(model, model.config.num_labels, None)[0]]
+    if class_name(model).endswith("ForSequenceClassification"):
+        kind = "SEQ_CLS"
+    return LoraConfig(task_type=kind, target_modules=target_modules, modules_to_save=saved or None, **options)
 
 
 def adapter_config(source: str, token: str | None = None) -> Any:

@@ -4,25 +4,31 @@
 
 import json
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from hf_cbft.checkpoints.compatibility import compare
 
 POSITIONAL = ("start", "end")
+EXAMPLE = "hf-cbft check my-model org/name@revision --deep"
 
 
 @dataclass
 class Arguments:
+    TITLE: ClassVar[str] = "checkpoints"
+
     start: str = field(
-        default="", metadata={"help": "A folder, org/name, org/name@revision, an adapter, or base+adapter."}
+        default="",
+        metadata={"help": "One checkpoint: a folder, org/name, org/name@revision, an adapter, or base+adapter."},
     )
-    end: str = field(default="", metadata={"help": "Likewise."})
+    end: str = field(default="", metadata={"help": "The other checkpoint, named in the same ways."})
     deep: bool = field(
         default=False, metadata={"help": "Fetch tokenizer and processor files that differ, and say how."}
     )
     json: bool = field(default=False, metadata={"help": "Print the findings as JSON."})
-    ignore_head: bool = field(default=False, metadata={"help": "Compare all but the heads."})
+    ignore_head: bool = field(default=False, metadata={"help": "Compare all weights but those of the heads."})
     head_from: str | None = field(
-        default=None, metadata={"help": "start or end: that end's head at all points, the other's nowhere."}
+        default=None,
+        metadata={"help": "start or end: that one's head is to be used along the path, so the other may differ."},
     )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Allow classes that a repository's own code defines; check runs none of it."}

@@ -5,15 +5,20 @@
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hf_cbft.cli.inputs import DataArguments, LoadArguments, processing_class, read_sets
 
 POSITIONAL = ("start", "end")
+EXAMPLE = "hf-cbft curve my-model my-other-model --train_dataset train=data/train --output_dir middle"
+RESULT_FILES = ("curve.json",)
+APPEARS_WHOLE = True
 
 
 @dataclass
 class Arguments:
+    TITLE: ClassVar[str] = "ends, data and training"
+
     start: str = field(metadata={"help": "Checkpoint at alpha = 0: a folder, a Hub id or org/name@revision."})
     end: str = field(metadata={"help": "Checkpoint at alpha = 1, of the same architecture."})
     train_dataset: str = field(
@@ -29,12 +34,14 @@ class Arguments:
     label_map: str | None = field(
         default=None, metadata={"help": "JSON file from the names of the labels to the model's."}
     )
-    num_steps: int | None = field(default=None, metadata={"help": "Steps of the optimizer; 300 if not given."})
+    num_steps: int | None = field(default=None, metadata={"help": "Number of optimizer steps; 300 if not given."})
     learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Of AdamW, falling to 0 along a cosine; 1e-3 if not given. Large models want less."},
+        metadata={
+            "help": "Learning rate of AdamW, falling to 0 along a cosine; 1e-3 if not given. Large models want less."
+        },
     )
-    batch_size: int = field(default=64, metadata={"help": "Rows in a step, on each process."})
+    batch_size: int = field(default=64, metadata={"help": "Rows in a step of each process."})
     seed: int = field(default=0, metadata={"help": "Decides the order of the rows and the points of the curve."})
     use_cpu: bool = field(default=False, metadata={"help": "Train on the CPU where there is a GPU."})
 

@@ -10,22 +10,29 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from hf_cbft.cli.config_files import config_file
 from hf_cbft.cli.inputs import available_cores, check_device, check_seeds
 from hf_cbft.files import write_json
 
 # Written first, so that a later start knows the folder for one of its own.
 SETTINGS_FILE = "demo.json"
+EXAMPLE = "hf-cbft demo --seeds 0 1 2 --output_dir cbft-demo"
+RESULT_FILES = ("results.json",)
 
 
 @dataclass
 class Arguments:
+    TITLE: ClassVar[str] = "models and output"
+
     output_dir: str = field(default="cbft-demo", metadata={"help": "Folder for models, data and figures."})
     seeds: list[int] = field(
         default_factory=lambda: [0], metadata={"help": "Each trains all models once; the table is their mean."}
     )
-    model: str = field(default="vit", metadata={"help": "vit: a transformer; resnet: a BatchNorm network."})
+    model: str = field(
+        default="vit", metadata={"help": "Architecture: vit is a transformer, resnet a BatchNorm network."}
+    )
     device: str = field(default="cpu", metadata={"help": "Where to train: cpu, cuda, cuda:1, mps."})
     quick: bool = field(default=False, metadata={"help": "Go through all of it in seconds; the figures mean nothing."})
     overwrite: bool = field(default=False, metadata={"help": "Remove an earlier demo from the folder first."})
@@ -79,9 +86,9 @@ def run(arguments: Arguments) -> int:
     from hf_cbft.reproduce.recipes import RECIPES
 
     folder = Path(arguments.output_dir)
-    if arguments.overwrite and folder.exists():
-        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if arguments.overwrite:
+        _clear(folder)
     recipe = RECIPES[arguments.model].quick() if arguments.quick else RECIPES[arguments.model]
     # Not where and how often it was started: two runs give the same files.
     chosen = {name: getattr(arguments, name) for name in ("model", "seeds", "device", "quick")}
@@ -155,6 +162,15 @@ def _run_jobs(folder: Path, arguments: Arguments, recipe: Any) -> None:
         _remove_leftovers(folder)
         raise
     executor.shutdown()
+
+
+def _clear(folder: Path) -> None:
+    """All but the options of this run, which are there already."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != config_file(folder, "demo"):
+            path.unlink()
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -6,11 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass
 class DataArguments:
+    TITLE: ClassVar[str] = "data"
+
     dataset: list[str] = field(
         default_factory=list,
         metadata={
@@ -36,17 +38,24 @@ class DataArguments:
 
 @dataclass
 class MeasureArguments:
+    TITLE: ClassVar[str] = "measurement"
+
     output_dir: str = field(default="", metadata={"help": "New folder for the results, the figures and the report."})
     metrics: list[str] = field(
         default_factory=lambda: ["accuracy"],
         metadata={"help": "accuracy, worst_group_accuracy, perplexity, f1 (the first one is drawn)."},
     )
-    baseline: str = field(default="chord", metadata={"help": "Barrier above: chord, mean or max of the end losses."})
+    baseline: str = field(
+        default="chord",
+        metadata={"help": "What a barrier is measured from: chord, mean or max of the losses at the ends."},
+    )
     tolerance: float = field(default=0.1, metadata={"help": "Barrier in nats up to which the ends are connected."})
-    error_tolerance: float = field(default=0.05, metadata={"help": "The same for the drop in accuracy, a fraction."})
-    confidence: float = field(default=0.95, metadata={"help": "Level of the intervals."})
-    num_resamples: int = field(default=1000, metadata={"help": "Bootstrap replicates."})
-    seed: int = field(default=0, metadata={"help": "Of the bootstrap."})
+    error_tolerance: float = field(
+        default=0.05, metadata={"help": "Drop in accuracy up to which they are, a fraction."}
+    )
+    confidence: float = field(default=0.95, metadata={"help": "Confidence level of the intervals, a fraction."})
+    num_resamples: int = field(default=1000, metadata={"help": "Bootstrap replicates behind each interval."})
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap."})
     resume: bool = field(default=False, metadata={"help": "Go on where an interrupted run in output_dir stopped."})
 
     def evaluation_options(self) -> dict[str, Any]:
@@ -66,6 +75,8 @@ class MeasureArguments:
 
 @dataclass
 class LoadArguments:
+    TITLE: ClassVar[str] = "loading"
+
     device: str | None = field(default=None, metadata={"help": "cpu, cuda, mps; default: an accelerator if there is."})
     device_map: str | None = field(default=None, metadata={"help": "auto spreads a model over several devices."})
     dtype: str | None = field(default=None, metadata={"help": "float32, bfloat16, float16; default: as saved."})

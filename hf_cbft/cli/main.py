@@ -1,23 +1,33 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""`hf-cbft COMMAND`: picks the command, and turns what goes wrong into an exit status.
+"""`hf-cbft COMMAND`: picks the command, keeps its options beside its output, and turns what goes wrong into a status.
 
 0 done, 1 failed while running (or, for `check`, not compatible), 2 wrong usage or an input that cannot be had, 130
 interrupted.
 """
 
+import json
+import os
 import sys
+import textwrap
+import time
 import traceback
-from dataclasses import fields
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import hf_cbft
+from hf_cbft.cli.config_files import config_file, nearest, write_config
 
-# Each command is a module with `Arguments` (a dataclass), `check(arguments)` and `run(arguments)`. `POSITIONAL`, where
-# it is there, names the fields that are given without their flags; a last one that ends in "..." takes all that are
-# left.
+# Each command is a module with `Arguments` (a dataclass), `check(arguments)` and `run(arguments)`. It may also have
+# POSITIONAL        the fields that are given without their flags; a last one that ends in "..." takes all the rest
+# EXAMPLE           for its help
+# more_arguments    a function that gives further dataclasses, whose instances `check` and `run` get too
+# MORE_SHOWN        the inherited fields of those that the help shows
+# RESULT_FILES      JSON files in its output folder, which --json prints
+# APPEARS_WHOLE     True where the output folder must not be there before the command has finished
 _COMMANDS = {
     "check": "hf_cbft.cli.check",
     "curve": "hf_cbft.cli.curve",
@@ -25,24 +35,26 @@ _COMMANDS = {
     "evaluate": "hf_cbft.cli.evaluate",
     "matrix": "hf_cbft.cli.matrix",
     "reproduce": "hf_cbft.cli.reproduce",
+    "train": "hf_cbft.cli.train",
 }
 
-_TRUTH_VALUES = ("yes", "no", "true", "false", "t", "f", "y", "n", "1", "0")
 # What an input is to blame for rather than this program.
 _INPUT_ERRORS = (ValueError, OSError, ImportError, NotImplementedError)
+_SECONDS_FOR_MAIN_RANK = 10
 
 
 def _usage() -> str:
     lines = ["usage: hf-cbft COMMAND [options]", "", hf_cbft.__doc__ or "", "", "commands:"]
     for name, module in _COMMANDS.items():
         summary = (import_module(module).__doc__ or "").splitlines()[0]
-        lines.append(f"  {name:10} {summary}")
+        lines += textwrap.wrap(f"  {name:10} {summary}", 100, subsequent_indent=" " * 13)
     return "\n".join(
         [
             *lines,
             "",
             "hf-cbft COMMAND --help lists the options; each can also stand in a file: --config file.yaml.",
             "--debug shows where an error came from; hf-cbft --version prints the version.",
+            "On several processes: accelerate launch -m hf_cbft COMMAND [options].",
         ]
     )
 
@@ -56,97 +68,112 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         `int`: the exit status.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] == ["--version"]:
+    given = list(sys.argv[1:] if argv is None else argv)
+    words = [word for word in given if word != "--debug"]
+    if words[:1] == ["--version"]:
         print(f"hf-cbft {hf_cbft.__version__}")
         return 0
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_usage())
-        return 0 if argv else 2
-    if argv[0] not in _COMMANDS:
-        print(f"hf-cbft: error: unknown command {argv[0]!r}; there is {', '.join(_COMMANDS)}.", file=sys.stderr)
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage(), file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    name, *options = words
+    if name not in _COMMANDS:
+        near = nearest(name, _COMMANDS)
+        advice = f"did you mean {near}?" if near else f"there is {', '.join(_COMMANDS)}."
+        _say_error(f"hf-cbft: error: unknown command {name!r}; {advice}")
         return 2
-    return _run_command(argv[0], import_module(_COMMANDS[argv[0]]), argv[1:])
+    return _run_command(name, options, debug="--debug" in given)
 
 
-def _run_command(name: str, command: ModuleType, options: list[str]) -> int:
-    debug = "--debug" in options
+def _run_command(name: str, options: list[str], debug: bool) -> int:
     try:
-        arguments = _parse(name, command, [option for option in options if option != "--debug"])
-        command.check(arguments)
-        return command.run(arguments)
-    except SystemExit as stop:  # argparse has said why
+        return _start(name, import_module(_COMMANDS[name]), options)
+    except SystemExit as stop:  # the help was shown
         return int(stop.code or 0)
     except KeyboardInterrupt as interruption:
-        print(f"\nhf-cbft {name}: interrupted. {interruption}".rstrip(), file=sys.stderr)
+        if _is_main_rank():
+            print(f"\nhf-cbft {name}: interrupted. {interruption}".rstrip(), file=sys.stderr)
         return 130
     except _INPUT_ERRORS as error:
-        if debug:
-            traceback.print_exc()
-        print(f"hf-cbft {name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        origin = traceback.format_exc() if debug else ""
+        _say_error(f"{origin}hf-cbft {name}: error: {' '.join(str(error).split())}")
         return 2
     except Exception:  # the last line of defence: whatever it is, the status says that the run failed
-        traceback.print_exc()
+        traceback.print_exc()  # of each rank: it may be the only one that failed
         return 1
 
 
-def _parse(name: str, command: ModuleType, options: list[str]) -> Any:
-    from transformers import HfArgumentParser
+def _start(name: str, command: ModuleType, options: list[str]) -> int:
+    from hf_cbft.cli.options import CommandParser
 
-    positional: tuple[str, ...] = getattr(command, "POSITIONAL", ())
-    usage = " ".join([f"hf-cbft {name}", *(field.upper() for field in positional), "[options]"])
-    parser = HfArgumentParser(command.Arguments, prog=f"hf-cbft {name}", usage=usage, description=command.__doc__)
-    switches = [field.name for field in fields(command.Arguments) if field.type in (bool, "bool")]
-    given = _with_flags(options, positional, switches)
-    (arguments,) = parser.parse_args_into_dataclasses(
-        args=[*_from_config(parser, command.Arguments, given), *given], look_for_args_file=False
-    )
-    return arguments
-
-
-def _with_flags(options: list[str], positional: tuple[str, ...], switches: list[str]) -> list[str]:
-    """The words that stand before the first flag, or behind a switch, under the flags of their fields."""
-    words: list[str] = []
-    flagged: list[str] = []
-    for index, option in enumerate(options):
-        before = options[index - 1] if index else ""
-        after_switch = before.removeprefix("--") in switches and option.lower() not in _TRUTH_VALUES
-        if not option.startswith("-") and (len(words) == index or after_switch or before in words):
-            words.append(option)
+    as_json = hasattr(command, "RESULT_FILES") and "--json" in options
+    parser = CommandParser(name, command, show_all="--help-all" in options)
+    resolved = parser.resolve([option for option in options if not (as_json and option == "--json")])
+    arguments = parser.instances(resolved)
+    command.check(*arguments)
+    folder = Path(resolved["output_dir"]) if "output_dir" in resolved and _is_main_rank() else None
+    with redirect_stdout(sys.stderr if as_json else sys.stdout):
+        if folder is None:
+            status = command.run(*arguments)
+        elif getattr(command, "APPEARS_WHOLE", False):
+            status = command.run(*arguments)
+            write_config(folder, name, resolved)
         else:
-            flagged.append(option)
-    found: list[str] = []
-    for field in positional:
-        many = field.endswith("...")
-        taken, words = (words, []) if many else (words[:1], words[1:])
-        if taken:
-            found += [f"--{field.removesuffix('...')}", *taken]
-    return [*found, *words, *flagged]
+            with _config_beside(folder, name, resolved):
+                status = command.run(*arguments)
+    if as_json and folder is not None:
+        print(_results(folder, command.RESULT_FILES))
+    return status
 
 
-def _from_config(parser: Any, arguments: Any, options: list[str]) -> list[str]:
-    """The options of `--config file.yaml`, which is taken out of `options`; what is given beside it comes later."""
-    if "--config" not in options:
-        return []
-    import yaml
+@contextmanager
+def _config_beside(folder: Path, name: str, resolved: dict) -> Iterator[None]:
+    """Have the options in the folder while the command runs and afterwards, unless it left nothing there.
 
-    index = options.index("--config")
-    if index + 1 == len(options):
-        parser.error("--config needs a file.")
-    file = options[index + 1]
-    del options[index : index + 2]
+    They are there from the start, as a run that is killed leaves checkpoints too.
+    """
+    file = config_file(folder, name)
+    earlier = file.read_text(encoding="utf-8") if file.is_file() else None
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder, name, resolved)
     try:
-        with open(file, encoding="utf-8") as opened:
-            settings = yaml.safe_load(opened)
-    except (OSError, yaml.YAMLError) as error:
-        parser.error(f"--config {file} cannot be read: {' '.join(str(error).split())}")
-    known = {field.name for field in fields(arguments)}
-    if not isinstance(settings, dict) or not settings.keys() <= known:
-        wrong = sorted(set(settings) - known) if isinstance(settings, dict) else "no options"
-        parser.error(f"--config {file} has {wrong}; the options are {', '.join(sorted(known))}.")
-    found: list[str] = []
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            parser.error(f"--config {file} gives a mapping for {key}: give a value or a list.")
-        found += [f"--{key}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
-    return found
+        yield
+    except BaseException as error:
+        if earlier is not None and isinstance(error, _INPUT_ERRORS):
+            # What is there was made with other options, and this run was refused.
+            file.write_text(earlier, encoding="utf-8")
+        elif earlier is None and {path.name for path in folder.iterdir()} <= {file.name}:
+            # Else the folder would stand in the way of the next try.
+            file.unlink(missing_ok=True)
+            if is_new:
+                folder.rmdir()
+        raise
+
+
+def _results(folder: Path, files: tuple[str, ...]) -> str:
+    """The first file, with what is in the others under their names."""
+    results = json.loads((folder / files[0]).read_text(encoding="utf-8"))
+    others = {
+        Path(file).stem: json.loads((folder / file).read_text(encoding="utf-8"))
+        for file in files[1:]
+        if (folder / file).is_file()
+    }
+    return json.dumps({**results, **others}, indent=2)
+
+
+def _is_main_rank() -> bool:
+    """As the launcher says: torch may not be there yet."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _say_error(text: str) -> None:
+    """Once, if several processes were launched.
+
+    The launcher ends all of them as soon as one has failed. So those beside the main one wait for that. Whoever is
+    still there then is the only one that failed.
+    """
+    if not _is_main_rank():
+        time.sleep(_SECONDS_FOR_MAIN_RANK)
+        text = f"On process {os.environ['RANK']}: {text}"
+    print(text, file=sys.stderr)

@@ -4,7 +4,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hf_cbft.cli.inputs import (
     DataArguments,
@@ -16,10 +16,17 @@ from hf_cbft.cli.inputs import (
 )
 
 POSITIONAL = ("checkpoints...",)
+EXAMPLE = """
+hf-cbft matrix model-a model-b model-c --output_dir matrix \\
+    --dataset cue=shapes/test/cue no_cue=shapes/test/no_cue
+"""
+RESULT_FILES = ("matrix.json",)
 
 
 @dataclass
 class Arguments(DataArguments, MeasureArguments, LoadArguments):
+    TITLE: ClassVar[str] = "checkpoints"
+
     checkpoints: list[str] = field(
         default_factory=list, metadata={"help": "Two or more folders, Hub ids or org/name@revision."}
     )

@@ -6,13 +6,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hf_cbft.cli.inputs import available_cores, check_device, check_seeds
+
+EXAMPLE = "hf-cbft reproduce --experiment table1 paths --dataset digits --seeds 0 1 2"
 
 
 @dataclass
 class Arguments:
+    TITLE: ClassVar[str] = "experiments and output"
+
     experiment: list[str] = field(
         default_factory=lambda: ["table1"],
         metadata={"help": "One or more of table1, paths, ablation, sensitivity, text, groups."},
@@ -31,8 +35,10 @@ class Arguments:
     methods: list[str] | None = field(
         default=None, metadata={"help": "Which methods table1, text and groups compare; default: all."}
     )
-    jobs: int | None = field(default=None, metadata={"help": "Processes; default: one a core, or one a GPU."})
-    device: str = field(default="cpu", metadata={"help": "cpu, mps, cuda (all GPUs) or cuda:1 (one)."})
+    jobs: int | None = field(
+        default=None, metadata={"help": "Models trained at a time; default: one a core, or one a GPU."}
+    )
+    device: str = field(default="cpu", metadata={"help": "Where to train: cpu, mps, cuda (all GPUs) or cuda:1 (one)."})
     output_dir: str = field(default="reproduce", metadata={"help": "Folder for records, tables, figures and models."})
     page: str | None = field(
         default=None, metadata={"help": "Where the page of findings goes; default: findings.md in the output folder."}

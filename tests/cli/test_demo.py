@@ -48,7 +48,8 @@ def without_times(results: dict) -> dict:
 def test_it_leaves_the_promised_layout(quick_demo):
     assert quick_demo.process.returncode == 0, quick_demo.process.stderr
     folder = quick_demo.folder
-    assert {"README.md", "paths.png", "results.json", "demo.json", "seed-0"} == {p.name for p in folder.iterdir()}
+    files = {"README.md", "paths.png", "results.json", "demo.json", "demo.yaml", "seed-0"}
+    assert files == {p.name for p in folder.iterdir()}
     assert {*MODELS, "data", "paths"} == {p.name for p in (folder / "seed-0").iterdir()}
     assert set(SETS) == {p.name for p in (folder / "seed-0" / "data").iterdir()}
     assert (folder / "paths.png").read_bytes().startswith(b"\x89PNG")
@@ -181,7 +182,7 @@ def test_a_folder_that_is_not_free_is_left_alone(quick_demo, tmp_path):
         (["tune"], 2, "unknown command 'tune'"),
         (["demo", "--model", "vgg"], 2, "error: unknown model 'vgg'"),
         (["demo", "--sedes", "1"], 2, "--sedes"),
-        (["demo", "--seeds", "one"], 2, "invalid int value"),
+        (["demo", "--seeds", "one"], 2, "--seeds takes a whole number, not 'one'"),
     ],
 )
 def test_exit_status_says_whose_fault_it_is(argv, status, said, capsys):

@@ -1,0 +1,119 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `hf-cbft train` measures before and after training, as a table and as `results.json`."""
+
+import math
+import platform
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from hf_cbft import __version__
+from hf_cbft.architectures import is_causal_lm
+from hf_cbft.checkpointing import get_random_states, set_random_states
+from hf_cbft.files import write_json
+from hf_cbft.resume import run_settings
+from hf_cbft.tables import format_table
+
+RESULTS_FILE = "results.json"
+# What the Trainer logs beside its figures: two equal runs differ in it.
+TIMES = ("_runtime", "_per_second", "_preparation_time")
+_SCHEMA_VERSION = 1
+_LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "peft")
+_METRICS = ("perplexity", "accuracy", "loss")
+
+
+def score_rows(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+    """(B, 3), so that no more than this is kept of a test set: the sum of a row's losses, what is right, and counts.
+
+    Args:
+        logits (`torch.Tensor` or `tuple`): (B, K) of a classifier, or (B, T, V) of a language model; the first of a
+            tuple.
+        labels (`torch.Tensor`): (B,), or (B, T) with -100 where a token does not count.
+    """
+    logits = (logits[0] if isinstance(logits, tuple) else logits).float()
+    if labels.ndim == 1:
+        logits, labels = logits[:, None], labels[:, None]
+    else:
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # 0 where the label is -100
+    right = logits.argmax(dim=-1) == labels
+    return torch.stack([losses.sum(dim=1), right.sum(dim=1), (labels != -100).sum(dim=1)], dim=1)
+
+
+def metrics_of(model: Any) -> Callable[[Any], dict[str, float]]:
+    """`compute_metrics` of the Trainer, from what [`score_rows`] keeps.
+
+    Its loss takes the place of the Trainer's own, which is a mean of batches and depends on the number of processes.
+    """
+    causal = is_causal_lm(model)
+
+    def compute(scored: Any) -> dict[str, float]:
+        loss, right, count = scored.predictions.astype(np.float64).sum(axis=0)
+        found = {"accuracy": float(right / count), "loss": float(loss / count)}
+        with np.errstate(over="ignore"):
+            return {**found, "perplexity": float(np.exp(found["loss"]))} if causal else found
+
+    return compute
+
+
+def measure(trainer: Any, sets: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """`{"accuracy": {set: fraction}, "loss": {set: nats}}`, and `"perplexity"` of a language model.
+
+    Training goes on as if nothing had been measured: no random number is used up. Losses of language models are means
+    over all tokens, not over batches.
+    """
+    if not sets:
+        return {}
+    states = get_random_states()
+    try:
+        found = trainer.evaluate(dict(sets))
+    finally:
+        set_random_states(states)
+    by_metric = {
+        metric: {name: found[key] for name in sets if (key := f"eval_{name}_{metric}") in found} for metric in _METRICS
+    }
+    return {metric: values for metric, values in by_metric.items() if values}
+
+
+def summary(rows: Mapping[str, int], before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """The table at the end: a line for each set, with every metric before and after."""
+    metrics = [metric for metric in _METRICS if metric in after]
+    titles = ["set", "rows", *(title for metric in metrics for title in (f"{metric} before", "after"))]
+    lines = [titles]
+    for name, count in rows.items():
+        values = [when.get(metric, {}).get(name) for metric in metrics for when in (before, after)]
+        lines.append([name, str(count), *("-" if value is None else f"{value:.3f}" for value in values)])
+    of_tokens = " Accuracy is the share of the completions' tokens." if "perplexity" in after else ""
+    return "\n".join([*format_table(lines), f"Loss in nats.{of_tokens}"])
+
+
+def write_results(folder: Path, arguments: Any, trainer: Any, before: Any, after: Any) -> None:
+    """Write `results.json`: figures before and after by set, the log with its loss terms, settings and versions."""
+    versions = {"hf_cbft": __version__, **{name: version(name) for name in _LIBRARIES}}
+    log = [
+        {key: value for key, value in entry.items() if not key.endswith(TIMES)} for entry in trainer.state.log_history
+    ]
+    results = {
+        "schema_version": _SCHEMA_VERSION,
+        "before": before,
+        "after": after,
+        "log": log,
+        "settings": {**vars(arguments), **run_settings(trainer.args)},
+        "versions": {**versions, "python": platform.python_version()},
+    }
+    write_json(folder / RESULTS_FILE, _finite(results))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: what is none (the perplexity of a model that diverged) becomes null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

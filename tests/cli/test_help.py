@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""The page of each command: it fits a terminal, says what each flag is for, and its example is one that works."""
+
+import argparse
+import shlex
+import shutil
+from dataclasses import fields
+from importlib import import_module
+from os import terminal_size
+
+import pytest
+from transformers import TrainingArguments
+
+from hf_cbft.cli.main import _COMMANDS, main
+from hf_cbft.cli.options import CommandParser
+
+# Without `train`, whose page has the loss terms and the training too.
+MOST_LINES = 75
+MOST_LINES_TRAIN = 165
+
+
+@pytest.fixture(scope="module")
+def commands():
+    return {name: import_module(module) for name, module in _COMMANDS.items()}
+
+
+@pytest.mark.parametrize("columns", [80, 100, 300])
+@pytest.mark.parametrize("name", _COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "--help-all"])
+def test_a_page_fits_100_columns_and_is_short(capsys, monkeypatch, name, flag, columns):
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *fallback: terminal_size((columns, 24)))
+    assert main([name, flag]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines) <= 100
+    if flag == "--help" and columns >= 100:
+        assert len(lines) <= (MOST_LINES_TRAIN if name == "train" else MOST_LINES)
+        headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+        assert len(set(headings)) == len(headings) > 1
+
+
+def test_the_first_page_fits_and_names_each_command(capsys):
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines) <= 100
+    for name in _COMMANDS:
+        (line,) = [line for line in lines if line.startswith(f"  {name} ")]
+        assert len(line.split()) > 5  # the name and what it does
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_each_flag_has_a_sentence(commands, name):
+    parser = CommandParser(name, commands[name], show_all=True)
+    theirs = {option.name for option in fields(TrainingArguments)}
+    hidden = ("--no_", "--no-")
+    for action in parser._actions:
+        if any(flag.startswith(hidden) for flag in action.option_strings):
+            continue
+        if action.dest == "help" and action.help == argparse.SUPPRESS:
+            assert not parser.more
+            continue
+        assert action.help, action.dest
+        assert len(action.help.split()) >= 3, action.dest
+        assert action.help.endswith(".") or action.dest in theirs, action.dest
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_the_example_is_one_command_that_parses(commands, name):
+    # What people copy first.
+    words = shlex.split(commands[name].EXAMPLE.replace("\\\n", " "))
+    assert words[:2] == ["hf-cbft", name]
+    parser = CommandParser(name, commands[name])
+    resolved = parser.resolve([word for word in words[2:] if word != "--json"])
+    given = {word.removeprefix("--") for word in words if word.startswith("--")}
+    assert given <= resolved.keys()
+    for positional in parser.positional:
+        assert resolved[positional.removesuffix("...")]
+    assert not [option for option in parser._needed if not resolved[option]]
