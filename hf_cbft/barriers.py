@@ -128,7 +128,7 @@ def compute_barrier(
     alphas, losses, weights = _checked(alphas, losses, weights)
     if errors and (losses.min() < 0.0 or losses.max() > 1.0):
         raise ValueError(f"errors lie between 0 and 1; got {losses.min():g} to {losses.max():g}.")
-    excess = losses[1:-1] - _baseline(alphas, losses, weights, baseline)
+    excess = losses[1:-1] - baseline_losses(alphas, losses, weights, baseline)
     heights = weighted_means(excess, weights)
     top = int(heights.argmax())
     bounds = (-1.0, 1.0) if errors else None
@@ -230,7 +230,8 @@ def _checked(
     finite = np.isfinite(losses).all(axis=1)
     if not finite.all():
         raise ValueError(
-            f"The loss at alpha = {alphas[~finite][0]:g} is not finite, so the path has no barrier there to speak of."
+            f"The loss at alpha = {alphas[~finite][0]:g} is not finite, so the path has no barrier there to speak of: "
+            "look at the weights there, or leave out the rows that overflow."
         )
     return alphas, losses, weights
 
@@ -263,7 +264,7 @@ def counted(values: np.ndarray, weights: Sequence[float] | np.ndarray | None) ->
     return values.compress(used, axis=1), weights[used] / weights[used].mean()
 
 
-def _baseline(alphas: np.ndarray, losses: np.ndarray, weights: np.ndarray, baseline: str) -> np.ndarray:
+def baseline_losses(alphas: np.ndarray, losses: np.ndarray, weights: np.ndarray, baseline: str) -> np.ndarray:
     """What the interior losses are held against: (P - 2, N) or, for a constant, (N,)."""
     start, end = losses[0], losses[-1]
     if baseline == "chord":

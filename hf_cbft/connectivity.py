@@ -183,7 +183,7 @@ class ConnectivityEvaluator:
             "num_resamples": num_resamples,
             "seed": seed,
         }
-        plan = self.plan(datasets, _grid(num_points, alphas), group_column, statistics)
+        plan = self.plan(datasets, check_grid(num_points, alphas), group_column, statistics)
         settings = {**self.names, "path": _path_name(path), **plan.settings}
         store = None if resume_dir is None else self.store(Path(resume_dir), plan, settings, ends)
         return self.follow(plan, settings, ends, store)
@@ -363,7 +363,7 @@ def _check_finite(point: Point, alpha: float) -> None:
             )
 
 
-def _grid(num_points: int, alphas: Sequence[float] | None) -> np.ndarray:
+def check_grid(num_points: int, alphas: Sequence[float] | None) -> np.ndarray:
     """The points, checked: at least 3, from 0 to 1."""
     if alphas is None:
         if num_points < 3:

@@ -309,18 +309,19 @@ def load_end(source: str | Path | nn.Module, what: str) -> Any:
     model = None if named else load_model(source)
     if model is None or has_adapter(model) or getattr(model, "_hf_peft_config_loaded", False):
         raise ValueError(
-            f"{what} carries an adapter, and a curve runs between whole weights: merge it first (merge_and_unload), "
-            'or measure the straight line (path="linear"), which for adapters needs no second model.'
+            f"The {what} carries an adapter, and a curve runs between whole weights: merge it first "
+            '(merge_and_unload), or measure the straight line (path="linear"), which for adapters needs no second '
+            "model."
         )
-    check_no_nan(named_weights(model), f"{what} ({source_name(source)})")
+    check_no_nan(named_weights(model), f"The {what} ({source_name(source)})")
     if task_of(model) == "seq2seq":
         raise NotImplementedError(
-            f"{what} is an encoder-decoder model ({type(model).__name__}), for which the loss along a curve is not "
-            "checked: measure the straight line."
+            f"The {what} is an encoder-decoder model ({type(model).__name__}), for which the loss along a curve is "
+            "not checked: measure the straight line."
         )
     if getattr(model, "is_quantized", False):
         raise NotImplementedError(
-            f"{what} is quantised, and a point between quantised weights is not on their grid: load it without "
+            f"The {what} is quantised, and a point between quantised weights is not on their grid: load it without "
             "quantization_config."
         )
     return model

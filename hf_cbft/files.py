@@ -64,6 +64,8 @@ def read_measured(file: Path, what: str, versions: Sequence[int]) -> dict[str, A
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         version = data.get("schema_version")
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{file.parent} holds no {what} ({file.name}): give a folder that has one.") from None
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         raise ValueError(f"{file} is damaged: measure again.") from None
     if version not in versions:

@@ -25,6 +25,9 @@ def barrier_loss(
     Returns:
         `torch.Tensor`: scalar, differentiable in `path_loss`.
 
+    Raises:
+        ValueError: `path_loss` is no scalar.
+
     Source: Lubana et al., ICML 2023, equation of L_B in section 5.
 
     Example:
@@ -37,10 +40,31 @@ def barrier_loss(
 
     ```
     """
+    if path_loss.dim() > 0:
+        raise ValueError(
+            f"path_loss has the shape {tuple(path_loss.shape)}, and L_B is that of the mean loss: give a scalar, such "
+            "as losses.mean()."
+        )
     return (ref_loss + margin - path_loss).abs()
 
 
 Sum = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _check_shapes(
+    clean: torch.Tensor, clean_labels: torch.Tensor, cue: torch.Tensor, cue_labels: torch.Tensor
+) -> None:
+    for what, rows, labels in (("clean", clean, clean_labels), ("cue", cue, cue_labels)):
+        if rows.dim() != 2 or labels.shape != rows.shape[:1]:
+            raise ValueError(
+                f"The {what} representations have the shape {tuple(rows.shape)} and their labels "
+                f"{tuple(labels.shape)}: give one vector and one class a row, of shapes (N, D) and (N,)."
+            )
+    if clean.shape[1] != cue.shape[1]:
+        raise ValueError(
+            f"The clean representations have {clean.shape[1]} dimensions and the cue ones {cue.shape[1]}: take both "
+            "from the same layer."
+        )
 
 
 def _class_means(
@@ -89,6 +113,9 @@ def invariance_loss(
     Returns:
         `torch.Tensor`: scalar in [0, 4], differentiable in both representations; float32 for half-precision input.
 
+    Raises:
+        ValueError: not one vector and one label a row, or vectors of other sizes in the two halves.
+
     Source: Lubana et al., ICML 2023, equation of L_I in section 5, with its factor 1 / K.
 
     Example:
@@ -102,6 +129,7 @@ def invariance_loss(
 
     ```
     """
+    _check_shapes(clean_representations, clean_labels, cue_representations, cue_labels)
     # Autocast would take the matrix product in half precision, where differences of unit vectors drown.
     with torch.autocast(clean_representations.device.type, enabled=False):
         dtype = torch.promote_types(

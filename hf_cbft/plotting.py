@@ -55,7 +55,13 @@ _STYLE = {
 def figure(
     rows: int, columns: int, file: str | Path, size: tuple[float, float] | None = None, **options: Any
 ) -> Iterator[Any]:
-    """Axes (rows, columns) of a figure that is written to `file` when the block ends. No window, no global state."""
+    """Axes (rows, columns) of a figure that is written to `file` when the block ends. No window, no global state.
+
+    Raises:
+        ValueError: a file of a kind that nobody draws.
+    """
+    if Path(file).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"{file} cannot be drawn: give the picture's name the ending .png, .svg or .pdf.")
     with mpl.rc_context(_STYLE):
         drawn = Figure(figsize=size or (3.4 * columns + 0.6, 2.9 * rows), layout="constrained")
         yield drawn.subplots(rows, columns, squeeze=False, **options)

@@ -115,6 +115,8 @@ class CBFTTrainer(ExactResumeTrainer):
         if train_dataset is None or cue_dataset is None:
             missing = "train_dataset (clean data)" if train_dataset is None else "cue_dataset (data with the cue)"
             raise ValueError(f"{missing} is missing: CBFT trains on both streams.")
+        if model is None and model_init is None:
+            raise ValueError("model is missing: give a folder, a Hub id or a model, or model_init.")
         if isinstance(model, (str, Path)):
             model = load_model(model)
         if peft_config is not None:

@@ -145,3 +145,23 @@ def test_invariance_loss_is_computed_in_float32_under_autocast():
         found = value_and_gradient()
     assert all(torch.equal(first, second) for first, second in zip(found, expected, strict=True))
     assert found[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda ones: barrier_loss(ones(3)), r"path_loss has the shape \(3,\), and L_B is that of the mean loss"),
+        (lambda ones: _invariance(ones(2, 3), ones(2, 4)), "have 3 dimensions and the cue ones 4: take both"),
+        (lambda ones: _invariance(ones(3, 3), ones(2, 3)), r"clean representations have the shape \(3, 3\) and their"),
+        (lambda ones: _invariance(ones(2, 3), ones(2)), r"cue representations have the shape \(2,\) and their labels"),
+    ],
+    ids=["vector", "dimensions", "labels", "no matrix"],
+)
+def test_shapes_that_do_not_fit_are_refused(call, message):
+    # The one would broadcast to a loss a row, the others fail inside a matrix product.
+    with pytest.raises(ValueError, match=message):
+        call(torch.ones)
+
+
+def _invariance(clean, cue):
+    return invariance_loss(clean, torch.tensor([0, 1]), cue, torch.tensor([0, 1]), 2)

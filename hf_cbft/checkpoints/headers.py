@@ -101,7 +101,8 @@ def read_end_point(
     opened = open_source(adapter_name, token)
     if ADAPTER_CONFIG not in opened.names:
         raise ValueError(
-            f"{opened.name} holds no {ADAPTER_CONFIG}, and what follows a plus sign has to be an adapter."
+            f"{opened.name} holds no {ADAPTER_CONFIG}, and what follows a plus sign has to be an adapter: give "
+            "BASE+ADAPTER."
         )
     adapter = _read(opened, ADAPTER_CONFIG)
     return EndPoint(str(source), model, adapter, adapter.config.get("base_model_name_or_path"))
@@ -110,8 +111,8 @@ def read_end_point(
 def _read(source: Folder | Repository, config_file: str) -> Checkpoint:
     if config_file not in source.names:
         inside = sorted(name for name in source.subfolders if name.startswith("checkpoint-"))
-        hint = f"name one of the checkpoints in it, such as {inside[-1]}" if inside else "is it a checkpoint?"
-        raise ValueError(f"{source.name} holds no {config_file}: {hint}")
+        advice = f"name one in it, such as {inside[-1]}" if inside else "give the folder of a checkpoint"
+        raise ValueError(f"{source.name} holds no {config_file}: {advice}.")
     config = read_json(source, config_file)
     if not isinstance(config, dict):
         raise ValueError(f"{source.name}: {config_file} is not a configuration; fetch or save the checkpoint again.")

@@ -17,7 +17,7 @@ from transformers.models.auto import modeling_auto
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from hf_cbft.architectures import class_name
-from hf_cbft.checkpoints.sources import split_revision
+from hf_cbft.checkpoints.sources import CONFIG, is_folder, split_revision
 from hf_cbft.interpolation import named_weights
 
 
@@ -70,20 +70,31 @@ def load_model(
         options ([`LoadOptions`], *optional*): how to load, instead of `trust_remote_code`.
 
     Raises:
-        ValueError: the configuration names no class that Transformers has, the folder holds no configuration, or
-        weights are missing or damaged.
-        OSError: nothing can be loaded from there (raised by Transformers); weights in pickle files are not loaded.
+        ValueError: neither a folder nor the id of a repository, the configuration names no class that Transformers
+        has, the folder holds no configuration, or weights are missing, damaged, or in pickle files alone.
+        OSError: neither the Hub nor its cache has it.
     """
     if isinstance(source, nn.Module):
         return source
     options = options or LoadOptions(trust_remote_code=trust_remote_code)
     name, revision = split_revision(str(source))
-    config = AutoConfig.from_pretrained(name, **options.for_config(revision))
-    model_class = _model_class(config, name, options.trust_remote_code)
+    here = is_folder(name)
+    if here:
+        _check_files(Path(name), options.allow_pickle)
     try:
+        config = AutoConfig.from_pretrained(name, **options.for_config(revision))
+        model_class = _model_class(config, name, options.trust_remote_code)
         model, found = model_class.from_pretrained(name, **options.for_weights(revision), output_loading_info=True)
     except SafetensorError as error:
         raise ValueError(f"The weights of {source} cannot be read ({error}): download or save them again.") from error
+    except OSError as error:
+        if here:
+            raise
+        # Transformers says it in several lines, and does not always name what it could not find.
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise OSError(
+            f"The model {source} is no folder here, and the Hub or its cache did not give it: {reason}."
+        ) from error
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -92,6 +103,19 @@ def load_model(
             "Transformers would draw them at random. Give a checkpoint that was trained for this task."
         )
     return model
+
+
+def _check_files(folder: Path, allow_pickle: bool) -> None:
+    """Say what a folder lacks, where Transformers would speak of files that it looked for, or of the Hub."""
+    names = {path.name for path in folder.iterdir()}
+    if CONFIG not in names:
+        raise ValueError(f"{folder} holds no {CONFIG}: give the folder of a checkpoint.")
+    pickles = sorted(names & {"pytorch_model.bin", "pytorch_model.bin.index.json"})
+    if pickles and not allow_pickle and not names & {SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME}:
+        raise ValueError(
+            f"{folder} has its weights in a pickle only ({pickles[0]}): load it once and save it with "
+            "save_pretrained, which writes safetensors, or, where you trust its source, ask for it with allow_pickle."
+        )
 
 
 def _model_class(config: Any, name: str, trust_remote_code: bool) -> type[PreTrainedModel]:
@@ -206,8 +230,13 @@ def _same(weight: torch.Tensor, stored: torch.Tensor) -> bool:
 
 
 def found_file(source: str | Path, file: str, token: str | None = None) -> str | None:
-    """Where a file of a checkpoint is on this machine, fetched if need be; `None` where there is none."""
+    """Where a file of a checkpoint is on this machine, fetched if need be; `None` where there is none.
+
+    Raises:
+        ValueError: `source` is neither a folder nor the id of a repository.
+    """
     name, revision = split_revision(str(source))
+    is_folder(name)
     return cached_file(
         name,
         file,

@@ -53,6 +53,26 @@ def split_revision(source: str) -> tuple[str, str | None]:
     return name, revision
 
 
+def is_folder(source: str) -> bool:
+    """Whether `source` is a folder here, rather than the id of a Hub repository (without its revision).
+
+    Raises:
+        ValueError: it is neither.
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    path = Path(source)
+    if path.is_dir():
+        return True
+    if path.exists():
+        raise ValueError(f"{source} is a file: name the folder that it is in.")
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        raise ValueError(f"{source} is neither a folder here nor the id of a Hub repository: give one.") from None
+    return False
+
+
 def open_source(source: str, token: str | bool | None) -> "Folder | Repository":
     """The folder or Hub repository that `source` names; the cache's folder where the Hub cannot be asked.
 
@@ -61,18 +81,10 @@ def open_source(source: str, token: str | bool | None) -> "Folder | Repository":
         OSError: the Hub cannot be asked, and the cache has nothing of it.
     """
     from huggingface_hub import is_offline_mode
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-    path = Path(source)
-    if path.is_dir():
-        return Folder(path)
-    if path.exists():
-        raise ValueError(f"{source} is a file: name the folder that it is in.")
     name, revision = split_revision(source)
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise ValueError(f"{source} is neither a folder here nor the id of a Hub repository.") from None
+    if is_folder(name):
+        return Folder(Path(name))
     if is_offline_mode():
         cached = _cached(name, revision)
         if cached is None:

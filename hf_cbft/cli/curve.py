@@ -66,6 +66,7 @@ def check(arguments: Arguments) -> None:
 
 
 def run(arguments: Arguments) -> int:
+    from hf_cbft.cli.training_data import check_measured
     from hf_cbft.curve_files import save_curve
     from hf_cbft.curves import DEFAULT_LEARNING_RATE, DEFAULT_STEPS, default_arguments, fit_curve, load_end
     from hf_cbft.distributed import on_main_rank
@@ -81,6 +82,7 @@ def run(arguments: Arguments) -> int:
     )
     sets, description = read_sets(data, model)
     (rows,) = sets.values()
+    on_main_rank(lambda: check_measured(sets, processor, arguments.start))
     steps = arguments.num_steps or DEFAULT_STEPS
     # Nothing is saved on the way, but the Trainer wants a folder.
     with tempfile.TemporaryDirectory() as scratch:

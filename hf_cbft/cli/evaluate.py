@@ -53,6 +53,8 @@ def check(arguments: Arguments) -> None:
         ValueError: ends, data or an output folder that were not given, or a folder that is not free.
         OSError: a report that cannot be written.
     """
+    from hf_cbft.connectivity import check_grid
+
     if not arguments.start or not arguments.end:
         raise ValueError("two checkpoints are needed: hf-cbft evaluate START END --dataset NAME=SOURCE.")
     if arguments.through and arguments.path != "linear":
@@ -61,6 +63,7 @@ def check(arguments: Arguments) -> None:
         from hf_cbft.report import check_report_file
 
         check_report_file(arguments.report, new_folder=arguments.output_dir or None)
+    check_grid(arguments.num_points, arguments.alphas or None)
     check_measurement(arguments)
 
 
@@ -69,7 +72,9 @@ def run(arguments: Arguments) -> int:
 
     from accelerate import PartialState
 
+    from hf_cbft.cli.training_data import check_measured
     from hf_cbft.connectivity import ConnectivityEvaluator
+    from hf_cbft.distributed import on_main_rank
     from hf_cbft.mechanisms import mechanisms
 
     state = PartialState(cpu=arguments.device == "cpu")
@@ -81,6 +86,7 @@ def run(arguments: Arguments) -> int:
         **evaluator_options(arguments.start, arguments),
     )
     sets, mapping = read_sets(arguments, evaluator.model)
+    on_main_rank(lambda: check_measured(sets, evaluator.processing_class, arguments.start))
     if state.is_main_process:
         print(mapping)
     try:

@@ -109,7 +109,7 @@ def evaluator_options(source: str, arguments: Any) -> dict[str, Any]:
 
 
 def check_measurement(arguments: Any) -> None:
-    """Refuse data, statistics and a folder that cannot work; the folder is made, now rather than after the sweep.
+    """Refuse data, statistics and a folder that cannot work.
 
     Raises:
         ValueError: data or an output folder that were not given, unknown statistics, or a folder that is not free.
@@ -123,6 +123,8 @@ def check_measurement(arguments: Any) -> None:
     if not arguments.output_dir:
         raise ValueError("name a new folder for the result with --output_dir.")
     check_statistics(arguments.baseline, arguments.confidence, arguments.num_resamples)
+    if arguments.device is not None:
+        check_device(arguments.device)
     if not PartialState(cpu=arguments.device == "cpu").is_main_process:
         return  # the folder may be in use by the main one already
     folder = Path(arguments.output_dir)
@@ -131,8 +133,6 @@ def check_measurement(arguments: Any) -> None:
             raise ValueError(f"{folder} holds no points to go on with: start it without --resume.")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty: name another folder, or go on with --resume.")
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
 
 
 def processing_class(source: str, arguments: LoadArguments) -> Any:

@@ -63,12 +63,16 @@ def run(arguments: Arguments) -> int:
 
     from accelerate import PartialState
 
+    from hf_cbft.cli.training_data import check_measured
+    from hf_cbft.distributed import on_main_rank
     from hf_cbft.matrix import MatrixEvaluator
 
     state = PartialState(cpu=arguments.device == "cpu")
     folder = Path(arguments.output_dir)
-    evaluator = MatrixEvaluator(arguments.checkpoints, **evaluator_options(arguments.checkpoints[0], arguments))
+    options = evaluator_options(arguments.checkpoints[0], arguments)
+    evaluator = MatrixEvaluator(arguments.checkpoints, **options)
     sets, mapping = read_sets(arguments, evaluator.model)
+    on_main_rank(lambda: check_measured(sets, options["processing_class"], arguments.checkpoints[0]))
     if state.is_main_process:
         print(mapping)
     try:

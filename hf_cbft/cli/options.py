@@ -19,6 +19,8 @@ from transformers.hf_argparser import HfArgumentParser, string_to_bool
 from hf_cbft.cli.config_files import OptionType, nearest, read_config
 
 _WIDTH = 100
+# Of more choices, a message shows so many.
+_LISTED = 12
 _TRUTH_VALUES = ("yes", "no", "true", "false", "t", "f", "y", "n", "1", "0")
 _NUMBERS = {int: "N", float: "X"}
 _SAYS_DEFAULT = re.compile(r"\bdefault|\bif not given\b", re.I)
@@ -127,7 +129,7 @@ class CommandParser(HfArgumentParser):
         choices = list(action.choices) if action.choices else []
         if action.metavar is None:
             action.metavar = _metavar(field.name, convert, choices)
-        takes = f"one of {', '.join(map(str, choices))}" if choices else _KINDS.get(convert, "a text")
+        takes = _choice(choices) if choices else _KINDS.get(convert, "a text")
         many, mapping = _accepts(hint)
         single = not (isinstance(action.nargs, str) and action.nargs == "+")
         self.types[field.name] = OptionType(_converter(convert, choices), takes, single, many, mapping)
@@ -263,6 +265,11 @@ def _metavar(name: str, convert: Any, choices: list[Any]) -> str:
     if choices and len(choices) <= 4:
         return "{" + ",".join(map(str, choices)) + "}"
     return _NUMBERS.get(convert) or name.removesuffix("s").rsplit("_", 1)[-1].upper()
+
+
+def _choice(choices: list[Any]) -> str:
+    shown = list(map(str, choices[:_LISTED]))
+    return f"one of {', '.join(shown + ['...'] * (len(choices) > _LISTED))}"
 
 
 def _accepts(hint: Any) -> tuple[bool, bool]:

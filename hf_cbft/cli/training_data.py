@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""The data sets of `hf-cbft train`: read, and looked at for what would stop or spoil the training later."""
+"""Data sets looked at for what would stop or spoil a command later, and those of `hf-cbft train` read."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -76,6 +76,19 @@ def check_sets(streams: Mapping[str, Any], sets: Mapping[str, Any], model: Any, 
                 _check_several_classes(labels, name, base_model(model).config.id2label)
     for name, dataset in {**streams, **sets}.items():
         check_readable(dataset, name)
+
+
+def check_measured(sets: Mapping[str, Any], processor: Any, source: str) -> None:
+    """Raise a `ValueError` unless the rows of all sets become model inputs.
+
+    Args:
+        sets (`Mapping[str, Dataset]`): by their names.
+        processor: the processing class beside the model, or `None`.
+        source (`str`): where both come from.
+    """
+    for name, dataset in sets.items():
+        check_processor(dataset, processor, source)
+        check_readable(dataset, f"the data set {name!r}")
 
 
 def check_processor(dataset: Any, processor: Any, source: str) -> None:

@@ -29,7 +29,8 @@ def check_not_empty(dataset: Any, name: str) -> None:
         raise ValueError(f"{name} is a dict of data sets ({', '.join(map(str, dataset))}): give one of them.")
     if not hasattr(dataset, "__len__") or isinstance(dataset, IterableDataset):
         raise ValueError(
-            f"{name} is a {type(dataset).__name__}, whose rows cannot be drawn by number: give a map-style data set."
+            f"{name} has the type {type(dataset).__name__}, whose rows cannot be drawn by number: give a map-style "
+            "data set."
         )
     if len(dataset) == 0:
         raise ValueError(f"{name} is empty.")
@@ -116,8 +117,8 @@ def _classes_in(column: str, dataset: Any, name: str, num_classes: int | None = 
         labels = np.empty((0, 0))
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"The column {column!r} of {name} does not hold one class (a whole number) a row. Multi-label and "
-            "regression targets have no class means; token labels have no class."
+            f"The column {column!r} of {name_inside(name)} does not hold one class (a whole number) a row, and "
+            "several labels or a measured number have no class means: give each row one class, counted from 0."
         )
     upper = math.inf if num_classes is None else num_classes
     outside = labels[(labels < 0) | (labels >= upper)]

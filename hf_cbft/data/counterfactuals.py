@@ -48,6 +48,15 @@ def _random_values(contents: Sequence[bytes], cue: Cue, seed: int) -> list[Any]:
     return [cue.values[draw(content, "rand_cue", seed, len(cue.values))] for content in contents]
 
 
+def _check_dataset(dataset: Any) -> None:
+    check_not_empty(dataset, "The data set")
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"The data set is a {type(dataset).__name__}, and a cue is set in a datasets.Dataset: make one, with "
+            "Dataset.from_list or another of its constructors."
+        )
+
+
 def carries_cue(dataset: Dataset, share: float, seed: int = 0) -> np.ndarray:
     """(N,) bool, which rows [`add_cue`] gives the cue: drawn from (seed, content of the row), whatever its label.
 
@@ -58,10 +67,11 @@ def carries_cue(dataset: Dataset, share: float, seed: int = 0) -> np.ndarray:
 
     Raises:
         ValueError: share outside [0, 1], or no rows.
+        TypeError: `dataset` is no `datasets.Dataset`.
     """
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"The cue's share is {share}; give a fraction between 0 and 1.")
-    check_not_empty(dataset, "The data set")
+    _check_dataset(dataset)
     resolution = 2**53
     drawn = [draw(_content(row), "share", seed, resolution) for row in dataset.with_format(None)]
     return np.array([number < share * resolution for number in drawn])
@@ -78,8 +88,9 @@ def add_cue(dataset: Dataset, cue: Cue, share: float = 1.0, seed: int = 0) -> Da
 
     Raises:
         ValueError: share outside [0, 1], no rows, or no label column.
+        TypeError: `dataset` is no `datasets.Dataset`.
     """
-    check_not_empty(dataset, "The data set")
+    _check_dataset(dataset)
     labels = class_labels(dataset, "The data set")
     carries = carries_cue(dataset, share, seed)
     values = {int(row): cue.value_of(int(labels[row])) for row in np.flatnonzero(carries)}
@@ -112,6 +123,7 @@ def make_counterfactuals(dataset: Dataset, cue: Cue, seed: int = 0) -> DatasetDi
 
     Raises:
         ValueError: no rows, no label column, or a label that the cue has no value for.
+        TypeError: `dataset` is no `datasets.Dataset`.
 
     Source: the sets NC, C, RC and RI of Lubana et al., ICML 2023, section 4.
 
@@ -128,7 +140,7 @@ def make_counterfactuals(dataset: Dataset, cue: Cue, seed: int = 0) -> DatasetDi
 
     ```
     """
-    check_not_empty(dataset, "The data set")
+    _check_dataset(dataset)
     labels = [int(label) for label in class_labels(dataset, "The data set")]
     own = dict(enumerate(cue.value_of(label) for label in labels))
     plain = dataset.with_format(None)

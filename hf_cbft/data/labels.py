@@ -162,7 +162,7 @@ def _ids_of(
     if unknown:
         raise ValueError(
             f"{name} has the classes {_listed(own)} and the model has {_listed(list(classes.values()))}: no class of "
-            f"the model is {_listed(unknown)}. Give --label-map FILE.json, a JSON object from these names to the "
+            f"the model is {_listed(unknown)}. Give --label_map FILE.json, a JSON object from these names to the "
             "model's names or ids."
         )
     return {**ids, **found}, how + (" and the label map" if ids else "")

@@ -112,7 +112,7 @@ def find_columns(
     """
     for column in inputs:
         check_column(dataset, name, column, "--input-column")
-    check_column(dataset, name, label, "--label-column")
+    check_column(dataset, name, label, "--label_column")
     check_column(dataset, name, group, "--group-column")
     if label in inputs:
         raise ValueError(f"The column {label!r} of {name_inside(name)} cannot be the input and the label at once.")
@@ -135,10 +135,10 @@ def _guess_label(dataset: Any, name: str, inputs: Sequence[str], group: str | No
         return None
     if classes:
         raise ValueError(
-            f"{name} has several columns of classes ({', '.join(classes)}): name one with --label-column."
+            f"{name} has several columns of classes ({', '.join(classes)}): name one with --label_column."
         )
     raise ValueError(
-        f"{name} has no label column: it has {', '.join(dataset.column_names)}. Name it with --label-column."
+        f"{name} has no label column: it has {', '.join(dataset.column_names)}. Name it with --label_column."
     )
 
 

@@ -339,7 +339,7 @@ def _one_sentence(what: str, kind: type[Exception] = ValueError) -> Iterator[Non
             names = re.search(r"available configs: \[(.*?)\]", str(error))
             listed = f" ({names[1]})" if names else ""
             raise ValueError(f"{what}: it has several configurations{listed}, name one with --config-name.") from error
-        raise kind(f"{what}: {_first_line(reason)}") from error
+        raise kind(f"{what}: {_first_line(reason).rstrip('.')}.") from error
     finally:
         set_verbosity(verbosity)
 

@@ -106,8 +106,8 @@ class TokenCue(_TextCue):
         if len(starts) < len(self.values):
             beginning = text if len(text) <= 40 else f"{text[:40]}..."
             raise ValueError(
-                f"The text {beginning!r} has {len(starts)} words, too few for the {len(self.values)} places of "
-                "TokenCue: leave short texts out, or give a token for each class."
+                f"The text {beginning!r} has fewer words ({len(starts)}) than TokenCue has places "
+                f"({len(self.values)}): leave short texts out, or give a token for each class."
             )
         return starts
 

@@ -304,7 +304,7 @@ def save_splits(folder):
         (keep_one_class, DATA, "All 4 rows of train_dataset are of the class ant, and one class cannot be told"),
         (damage, DATA, r"clean/bee/2.png cannot be used. Row 6 of train_dataset cannot be read .* leave the row out"),
         (damage, [*DATA[:2], "cue", *DATA[3:], "--eval_dataset", "no_cue=clean"], "Row 6 of no_cue cannot be read"),
-        (add_class, DATA, "no class of the model is elk. Give --label-map FILE.json"),
+        (add_class, DATA, "no class of the model is elk. Give --label_map FILE.json"),
         (
             save_splits,
             [*DATA, "--eval_dataset", "no_cue=saved:validation"],

@@ -59,10 +59,16 @@ def test_sets_with_rows_pass(rows):
     [
         (Dataset.from_dict({"label": []}), r"cue_dataset is empty\."),
         (Plain([]), r"cue_dataset is empty\."),
-        (Stream(), r"cue_dataset is a Stream, whose rows cannot be drawn by number: give a map-style data set\."),
-        (Dataset.from_dict({"label": [0]}).to_iterable_dataset(), r"cue_dataset is a IterableDataset, whose rows"),
-        (iter([{"label": 0}]), r"cue_dataset is a list_iterator, whose rows cannot be drawn by number"),
-        (None, r"cue_dataset is a NoneType, whose rows cannot be drawn by number"),
+        (
+            Stream(),
+            r"cue_dataset has the type Stream, whose rows cannot be drawn by number: give a map-style data set\.",
+        ),
+        (
+            Dataset.from_dict({"label": [0]}).to_iterable_dataset(),
+            r"cue_dataset has the type IterableDataset, whose rows",
+        ),
+        (iter([{"label": 0}]), r"cue_dataset has the type list_iterator, whose rows cannot be drawn by number"),
+        (None, r"cue_dataset has the type NoneType, whose rows cannot be drawn by number"),
     ],
     ids=["empty", "empty torch", "torch stream", "datasets stream", "iterator", "none"],
 )
@@ -160,7 +166,7 @@ def test_labels_that_are_not_one_class_a_row_are_refused(labels, plain):
     # There is no class mean to be invariant to.
     rows = Dataset.from_dict({"label": labels})
     with pytest.raises(
-        ValueError, match=r"The column 'label' of D does not hold one class \(a whole number\) a row\."
+        ValueError, match=r"The column 'label' of D does not hold one class \(a whole number\) a row, and"
     ):
         class_labels(Plain(list(rows)) if plain else rows, "D")
 

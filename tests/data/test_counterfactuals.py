@@ -305,7 +305,7 @@ def test_each_label_column_is_carried_over(column):
         ),
         ({"text": ["a", "b"], "label": [0, 4]}, r"Label 4 has no token: TokenCue names 4 classes\."),
         ({"text": ["a", "b"], "label": [0, -1]}, r"The data set has the label -1"),
-        ({"text": ["a"], "label": [0.5]}, r"'label' of The data set does not hold one class"),
+        ({"text": ["a"], "label": [0.5]}, r"'label' of the data set does not hold one class"),
     ],
     ids=["empty", "no label", "beyond", "negative", "regression"],
 )
@@ -313,6 +313,13 @@ def test_sets_that_no_cue_fits_are_refused(make, columns, message):
     # A row with no value of its own would be given another class's cue.
     with pytest.raises(ValueError, match=message):
         make(Dataset.from_dict(columns), TokenCue(TOKENS))
+
+
+@pytest.mark.parametrize("make", [make_counterfactuals, add_cue])
+def test_rows_that_are_no_data_set_are_refused(make):
+    # A list of rows has no columns to write to.
+    with pytest.raises(TypeError, match=r"The data set is a list, and a cue is set in a datasets\.Dataset: make one"):
+        make([{"text": "a", "label": 0}], TokenCue(TOKENS))
 
 
 @pytest.fixture(scope="module")

@@ -89,9 +89,9 @@ WRONG = {
         PETS,
         {},
         "D has the classes bird, fish, frog and the model has cat, dog, guinea pig: no class of the model is bird, "
-        r"fish, frog\. Give --label-map FILE\.json, a JSON object from these names",
+        r"fish, frog\. Give --label_map FILE\.json, a JSON object from these names",
     ),
-    "some unknown": (strings("dog", "fish"), PETS, {}, r"no class of the model is fish\. Give --label-map"),
+    "some unknown": (strings("dog", "fish"), PETS, {}, r"no class of the model is fish\. Give --label_map"),
     "more classes than a counting model": (
         classes(["a", "b", "c", "d"], 0),
         COUNTED,

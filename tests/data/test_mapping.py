@@ -112,7 +112,7 @@ REFUSED = {
         r"no column of images, .* beside its label: it has tokens\. Na",
     ),
     "only a label": (rows(label="int"), {}, "it has nothing else"),
-    "no label": (rows(text="str", target="int"), {}, "has no label column: it has text, target.* with --label-column"),
+    "no label": (rows(text="str", target="int"), {}, "has no label column: it has text, target.* with --label_column"),
     "two classes": (rows(img="image", a="class", b="class"), {}, r"has several columns of classes \(a, b\): name one"),
     "no such input": (
         rows(text="str", label="int"),
@@ -122,7 +122,7 @@ REFUSED = {
     "no such label": (
         rows(text="str", label="int"),
         {"label": "y"},
-        r"has no column 'y' \(--label-column\): it has t",
+        r"has no column 'y' \(--label_column\): it has t",
     ),
     "no such group": (
         rows(text="str", label="int"),

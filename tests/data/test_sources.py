@@ -377,7 +377,7 @@ def test_several_sets(load, write):
 
 
 def test_columns_and_a_map_by_flags(load, write):
-    """What the flags hand over: `--input-column a,b`, `--label-column`, `--group-column`, `--label-map`."""
+    """What the flags hand over: `--input-column a,b`, `--label_column`, `--group-column`, `--label_map`."""
     file = write("a.csv", "a,b,c,mood,place\nx,y,z,up,3\nu,v,w,down,4\n")
     label_map = write("map.json", json.dumps({"up": "pos", "down": "neg"}))
     options = {"label_column": "mood", "group_column": "place", "label_map": label_map}

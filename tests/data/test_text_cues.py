@@ -84,15 +84,15 @@ def test_the_place_of_one_token_names_the_class():
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("a film", r"The text 'a film' has 2 words"),
-        ("", r"The text '' has 0 words"),
-        ("a " + "very" * 20, r"The text 'a veryvery\w{30}\.\.\.' has 2 words"),
+        ("a film", r"The text 'a film' has fewer words \(2\)"),
+        ("", r"The text '' has fewer words \(0\)"),
+        ("a " + "very" * 20, r"The text 'a veryvery\w{30}\.\.\.' has fewer words \(2\)"),
     ],
     ids=["short", "empty", "long word"],
 )
 def test_text_shorter_than_the_places_is_refused(value, text, shown):
     # Two classes would share a place. The first place is refused as well: the text could not take the others.
-    with pytest.raises(ValueError, match=rf"{shown}, too few for the 3 places of TokenCue: leave short texts out"):
+    with pytest.raises(ValueError, match=rf"{shown} than TokenCue has places \(3\): leave short texts out"):
         TokenCue(["@@"], num_classes=3).apply({"text": text}, value)
 
 
