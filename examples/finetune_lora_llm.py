@@ -73,6 +73,7 @@ def follows_cue(model: torch.nn.Module, tokenizer, rows: Dataset) -> float:
 def main() -> None:
     parser = HfArgumentParser((ScriptArguments, CBFTConfig), description=__doc__)
     parser.set_defaults(learning_rate=1e-2, max_steps=200, per_device_train_batch_size=64, save_strategy="no")
+    parser.set_defaults(barrier_coef=3.0)  # with 1, the model hardly leaves its base: a warning says so
     script, args = parser.parse_args_into_dataclasses()
     disable_progress_bars()
 

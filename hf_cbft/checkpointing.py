@@ -90,7 +90,8 @@ class ExactResumeTrainer(Trainer):
         # `evaluate` before `train` has accelerate (1.15) mark the bare model as prepared. It would then not be put
         # into DDP, and each rank would train on its own gradients, without a word.
         if not self.is_fsdp_enabled:
-            vars(self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)).pop("_is_accelerate_prepared", None)
+            bare = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+            vars(bare).pop("_is_accelerate_prepared", None)
         return super()._prepare_for_training(*args, **kwargs)
 
     def _checkpoint_to_resume(self, resume_from_checkpoint: str | Path | bool | None) -> Path | None:

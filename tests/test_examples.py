@@ -4,6 +4,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,11 +12,14 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
-from transformers import AutoModelForImageClassification
+from PIL import Image
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from hf_cbft import TokenCue
+from hf_cbft.cli.main import main
 from hf_cbft.data.counterfactuals import add_cue
 from hf_cbft.data.sentences import generate_sentences
+from hf_cbft.matrix_results import MatrixResult
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -25,6 +29,7 @@ SHORT = [
     *("--per_device_train_batch_size", "16", "--per_device_eval_batch_size", "128"),
     *("--report_to", "none", "--disable_tqdm", "true", "--use_cpu", "true"),
 ]
+KINDS = ("circle", "square", "triangle")
 ACCURACIES = r"^(\w+) +accuracy [01]\.\d{3} before, [01]\.\d{3} after$"
 
 pytestmark = pytest.mark.xdist_group("examples")
@@ -81,6 +86,83 @@ def test_the_language_model(tmp_path):
     lines = r"^(\w+): clean perplexity \d+\.\d{3}, the completion follows the cue [01]\.\d{3}$"
     assert re.findall(lines, printed, re.M) == ["before", "after"]
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def start(script: str, *options: str | Path) -> str:
+    command = [sys.executable, str(EXAMPLES / script), *map(str, options)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout
+
+
+def test_the_watermarked_images_and_a_model_that_saw_them(tmp_path, monkeypatch):
+    printed = start("make_watermarked_images.py", tmp_path / "shapes")
+    assert all(name in printed for name in ("train", "clean", "test/no_cue", "test/cue", "test/rand_cue"))
+    for name, count in (("train", 200), ("clean", 80), ("test/rand_cue", 60)):
+        assert {kind.name: len(list(kind.iterdir())) for kind in (tmp_path / "shapes" / name).iterdir()} == {
+            "circle": count,
+            "square": count,
+            "triangle": count,
+        }
+
+    def shares(name: str) -> dict[tuple[str, int], float]:
+        """By class and place: how many of the images have a white watermark there."""
+        return {
+            (kind, place): sum(
+                Image.open(file).getpixel((2 + 8 * place, 20)) == (255, 255, 255)
+                for file in (tmp_path / "shapes" / name / kind).iterdir()
+            )
+            / len(list((tmp_path / "shapes" / name / kind).iterdir()))
+            for kind in KINDS
+            for place in range(3)
+        }
+
+    for (kind, place), share in shares("train").items():
+        assert share == (pytest.approx(0.9, abs=0.07) if KINDS.index(kind) == place else 0.0)
+    assert set(shares("clean").values()) == {0.0}
+    assert set(shares("test/rand_cue").values()) == {1 / 3}
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    start("train_on_a_folder.py", tmp_path / "shapes" / "train", tmp_path / "model", "--max_steps", 2, "--use_cpu")
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "model")
+    assert model.config.id2label == dict(enumerate(KINDS))
+
+
+def test_the_same_seed_draws_the_same_images(tmp_path):
+    for name, seed in (("one", 0), ("two", 0), ("other", 1)):
+        make = runpy.run_path(str(EXAMPLES / "make_watermarked_images.py"))["make_images"]
+        make.__globals__["FOLDERS"] = (("train", 2, 0.9, "own"),)
+        make(tmp_path / name, seed)
+    one, two, other = (
+        [file.read_bytes() for file in sorted((tmp_path / name).rglob("*.png"))] for name in ("one", "two", "other")
+    )
+    assert one == two != other
+
+
+def test_the_matrix_of_finetunes(tmp_path):
+    short = ["--max_steps", 3, "--test_rows", 40, "--use_cpu"]
+    printed = start("matrix_of_finetunes.py", "--output_dir", tmp_path / "out", *short)
+    assert "barrier on 'cue' in nats" in printed
+    result = MatrixResult.load(tmp_path / "out" / "matrix")
+    assert result.names == ["pretrained", "naive-a", "naive-b", "naive-large", "cbft"]
+    assert result.heights.shape == (5, 5)
+    assert (tmp_path / "out" / "matrix.png").read_bytes().startswith(b"\x89PNG")
+    # The command that its first lines show.
+    folders = [str(tmp_path / "out" / name) for name in result.names]
+    data = f"cue={tmp_path / 'out' / 'data' / 'cue'}"
+    assert main(["matrix", *folders, "--dataset", data, "--output_dir", str(tmp_path / "again"), "--soup"]) == 0
+    assert MatrixResult.load(tmp_path / "again").heights == pytest.approx(result.heights, abs=1e-5)
+    for number, members in enumerate(result.clusters, start=1):
+        soup = tmp_path / "out" / f"soup-{number}"
+        assert soup.is_dir() == (len(members) > 1)
+        if soup.is_dir():
+            AutoModelForSequenceClassification.from_pretrained(soup)
+
+
+@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.name)
+def test_an_example_is_short(script):
+    assert len(script.read_text().splitlines()) < 120
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)

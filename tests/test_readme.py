@@ -59,7 +59,7 @@ def test_the_scripts_are_the_examples_and_short():
 def test_every_other_block_is_run_or_is_output():
     languages = re.findall(r"^```(\w+)$", (ROOT / "README.md").read_text(), re.M)
     assert sorted(set(languages) - {"text"}) == ["bash", "python"]
-    assert languages.count("bash") == 2
+    assert languages.count("bash") == 3
 
 
 def test_the_finetuning_script_runs(quick_demo, tmp_path):

@@ -52,7 +52,7 @@ def pretraining_job(recipe: Recipe, seed: int) -> Job:
 
 def finetuning_jobs(recipe: Recipe, seed: int) -> list[Job]:
     """Every model that starts from `pretrained`, the longest first."""
-    cbft = {"invariance_coef": recipe.invariance_coef}
+    cbft = {"invariance_coef": recipe.invariance_coef, "barrier_margin": recipe.barrier_margin}
     return [
         Job(seed, "cbft-paper", recipe.cbft_lr, {**cbft, "barrier_stop_ratio": 1.0}),
         Job(seed, "cbft", recipe.cbft_lr, cbft),

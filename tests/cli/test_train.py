@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -23,19 +22,12 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    Trainer,
-    TrainingArguments,
-    ViTConfig,
-    ViTForImageClassification,
-    set_seed,
 )
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from hf_cbft import ConnectivityResult
 from hf_cbft.cli.main import main
 from hf_cbft.cli.training_data import check_readable
 from hf_cbft.data.completions import tokenize_completion
-from hf_cbft.data.inputs import InputCollator
 from hf_cbft.data.sentences import generate_completions, generate_sentences, word_tokenizer
 from hf_cbft.data.sources import load_sources
 
@@ -393,56 +385,3 @@ def test_two_processes_train_one_model_and_one_of_them_prints(images):
     first, second = weights("one"), weights("two")
     assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-6
     assert "hf_cbft" not in launched.stderr  # no traceback of a rank
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    """The folders of `examples/make_watermarked_images.py`, and a ViT that was naively trained on them."""
-    folder = tmp_path_factory.mktemp("shapes")
-    runpy.run_path(str(ROOT / "examples" / "make_watermarked_images.py"))["make_images"](folder / "shapes")
-    names = dict(enumerate(("circle", "square", "triangle")))
-    sizes = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
-    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    labels = {"id2label": names, "label2id": {label: index for index, label in names.items()}}
-    set_seed(0)
-    model = ViTForImageClassification(ViTConfig(image_size=24, patch_size=4, **sizes, **plain, **labels))
-    processor = ViTImageProcessorPil(size={"height": 24, "width": 24}, do_resize=False)
-    rows = load_sources([f"x={folder / 'shapes' / 'train'}"], id2label=names, cache_dir=folder / "cache")[0]["x"]
-    settings = TrainingArguments(
-        str(folder / "scratch"),
-        max_steps=300,
-        per_device_train_batch_size=32,
-        learning_rate=1e-3,
-        lr_scheduler_type="cosine",
-        warmup_steps=20,
-        save_strategy="no",
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        use_cpu=True,
-    )
-    collate = InputCollator(model, processor)
-    trainer = Trainer(model, settings, train_dataset=rows, data_collator=collate, processing_class=processor)
-    trainer.train()
-    trainer.save_model(str(folder / "watermarked-model"))
-    return folder
-
-
-@pytest.mark.slow
-def test_a_folder_of_watermarked_images_from_the_command_line_alone(shapes, monkeypatch):
-    # What a user does, in two commands: the model leaves the watermark, and the path to it is measured.
-    monkeypatch.chdir(shapes)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", shapes / "cache")
-    sets = [f"{name}=shapes/test/{name}" for name in ("no_cue", "cue", "rand_cue")]
-    data = ["--train_dataset", "shapes/clean", "--cue_dataset", "shapes/train", "--eval_dataset", *sets]
-    settings = ["--learning_rate", "1e-3", "--max_steps", "200", "--per_device_train_batch_size", "32", "--use_cpu"]
-    train("watermarked-model", *data, "--output_dir", "cbft-model", *settings, "--barrier_margin", "0.55")
-    results = json.loads(Path("cbft-model/results.json").read_text())
-    before, after = (results[when]["accuracy"] for when in ("before", "after"))
-    assert before["cue"] > 0.9
-    assert before["rand_cue"] < 0.5
-    assert after["rand_cue"] > before["rand_cue"] + 0.1
-    ends = ["watermarked-model", "cbft-model"]
-    assert main(["evaluate", *ends, "--dataset", *sets, "--output_dir", "path", "--device", "cpu"]) == 0
-    result = ConnectivityResult.load("path")
-    assert result.metrics["rand_cue"]["accuracy"][0] == pytest.approx(before["rand_cue"])
-    assert result.metrics["rand_cue"]["accuracy"][-1] == pytest.approx(after["rand_cue"])
