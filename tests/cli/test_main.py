@@ -265,7 +265,7 @@ def test_json_alone_goes_to_stdout(run, tmp_path, capsys):
 def _values(option):
     """A word or two that the option takes, most of them no default."""
     words = option.takes.removeprefix("one of ").split(", ") if option.takes.startswith("one of ") else []
-    for word in (*words[-1:], "7", "0.25", "true", '{"a": 1}'):
+    for word in (*reversed(words), "7", "0.25", "true", '{"a": 1}'):
         try:
             option.convert(word)
         except ValueError:
