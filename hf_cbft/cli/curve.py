@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hf_cbft.cli.inputs import DataArguments, LoadArguments, processing_class, read_sets
+from hf_cbft.cli.inputs import ColumnArguments, DataArguments, LoadArguments, processing_class, read_sets
 
 POSITIONAL = ("start", "end")
 EXAMPLE = "hf-cbft curve my-model my-other-model --train_dataset train=data/train --output_dir middle"
@@ -16,7 +16,7 @@ APPEARS_WHOLE = True
 
 
 @dataclass
-class Arguments:
+class Arguments(ColumnArguments):
     TITLE: ClassVar[str] = "ends, data and training"
 
     start: str = field(metadata={"help": "Checkpoint at alpha = 0: a folder, a Hub id or org/name@revision."})
@@ -25,15 +25,6 @@ class Arguments:
         metadata={"help": "What the loss along the curve is lowered on, as NAME=SOURCE: a file, a folder or a Hub id."}
     )
     output_dir: str = field(metadata={"help": "New folder for the middle: an ordinary checkpoint, and curve.json."})
-    config_name: str | None = field(default=None, metadata={"help": "Configuration of a data set from the Hub."})
-    input_column: str | None = field(
-        default=None,
-        metadata={"help": "Column of the inputs, or two of a pair (first,second), where it is not clear."},
-    )
-    label_column: str | None = field(default=None, metadata={"help": "Column of the labels, where it is not clear."})
-    label_map: str | None = field(
-        default=None, metadata={"help": "JSON file from the names of the labels to the model's."}
-    )
     num_steps: int | None = field(default=None, metadata={"help": "Number of optimizer steps; 300 if not given."})
     learning_rate: float | None = field(
         default=None,

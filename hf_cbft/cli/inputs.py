@@ -9,8 +9,24 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 
+# By keyword: a command may put options that must be given beside them.
+@dataclass(kw_only=True)
+class ColumnArguments:
+    TITLE: ClassVar[str] = "columns"
+
+    config_name: str | None = field(default=None, metadata={"help": "Configuration of a data set from the Hub."})
+    input_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the inputs, or two of a pair (first,second), where it is not clear."},
+    )
+    label_column: str | None = field(default=None, metadata={"help": "Column of the labels, where it is not clear."})
+    label_map: str | None = field(
+        default=None, metadata={"help": "JSON file from the names of the labels to the model's."}
+    )
+
+
 @dataclass
-class DataArguments:
+class DataArguments(ColumnArguments):
     TITLE: ClassVar[str] = "data"
 
     dataset: list[str] = field(
@@ -23,16 +39,7 @@ class DataArguments:
     calibration_dataset: str = field(
         default="", metadata={"help": "SOURCE[:SPLIT] of clean training rows, for models with BatchNorm."}
     )
-    config_name: str | None = field(default=None, metadata={"help": "Configuration of a data set from the Hub."})
-    input_column: str | None = field(
-        default=None,
-        metadata={"help": "Column of the inputs, or two of a pair (first,second), where it is not clear."},
-    )
-    label_column: str | None = field(default=None, metadata={"help": "Column of the labels, where it is not clear."})
     group_column: str | None = field(default=None, metadata={"help": "Column of the groups: a barrier for each."})
-    label_map: str | None = field(
-        default=None, metadata={"help": "JSON file from the names of the labels to the model's."}
-    )
     batch_size: int = field(default=32, metadata={"help": "Rows in a pass; halved where memory runs out."})
 
 
@@ -73,17 +80,23 @@ class MeasureArguments:
         )
 
 
-@dataclass
-class LoadArguments:
-    TITLE: ClassVar[str] = "loading"
+@dataclass(kw_only=True)
+class WeightArguments:
+    TITLE: ClassVar[str] = "weights"
 
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, mps; default: an accelerator if there is."})
-    device_map: str | None = field(default=None, metadata={"help": "auto spreads a model over several devices."})
     dtype: str | None = field(default=None, metadata={"help": "float32, bfloat16, float16; default: as saved."})
     allow_pickle: bool = field(
         default=False, metadata={"help": "Also take weights from pickle files (read as weights only)."}
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Allow code from a repository to run."})
+
+
+@dataclass
+class LoadArguments(WeightArguments):
+    TITLE: ClassVar[str] = "loading"
+
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda, mps; default: an accelerator if there is."})
+    device_map: str | None = field(default=None, metadata={"help": "auto spreads a model over several devices."})
 
     def load_options(self) -> dict[str, Any]:
         from accelerate import PartialState

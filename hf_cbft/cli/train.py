@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hf_cbft.cli.inputs import ColumnArguments, WeightArguments
+
 POSITIONAL = ("model",)
 EXAMPLE = """
 hf-cbft train my-model --train_dataset shapes/clean --cue_dataset shapes/train --output_dir out \\
@@ -60,7 +62,7 @@ class LoraArguments:
 
 
 @dataclass
-class Arguments(LoraArguments):
+class Arguments(LoraArguments, ColumnArguments, WeightArguments):
     TITLE: ClassVar[str] = "model and data"
 
     model: str = field(
@@ -90,20 +92,6 @@ class Arguments(LoraArguments):
     ref_model: str | None = field(
         default=None, metadata={"help": "The start of the path; if not given, the model as it is before training."}
     )
-    config_name: str | None = field(default=None, metadata={"help": "Configuration of a data set from the Hub."})
-    input_column: str | None = field(
-        default=None,
-        metadata={"help": "Column of the inputs, or two of a pair (first,second), where it is not clear."},
-    )
-    label_column: str | None = field(default=None, metadata={"help": "Column of the labels, where it is not clear."})
-    label_map: str | None = field(
-        default=None, metadata={"help": "JSON file from the names of the labels to the model's."}
-    )
-    dtype: str | None = field(default=None, metadata={"help": "float32, bfloat16, float16; default: as saved."})
-    allow_pickle: bool = field(
-        default=False, metadata={"help": "Also take weights from pickle files (read as weights only)."}
-    )
-    trust_remote_code: bool = field(default=False, metadata={"help": "Allow code from a repository to run."})
     logging_steps: float = field(
         default=10, metadata={"help": "Steps between two logs of the loss terms (Trainer's own default is 500)."}
     )
