@@ -148,7 +148,7 @@ def check_measurement(arguments: Any) -> None:
         raise ValueError(f"{folder} exists and is not empty: name another folder, or go on with --resume.")
 
 
-def processing_class(source: str, arguments: LoadArguments) -> Any:
+def processing_class(source: str, arguments: WeightArguments) -> Any:
     """The tokenizer, image processor or feature extractor beside a checkpoint; `None` where there is none."""
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 

@@ -193,7 +193,7 @@ def make_trainer(arguments: Arguments, config: Any) -> tuple[Any, dict[str, Any]
     from transformers import PrinterCallback, set_seed
 
     from hf_cbft.checkpoints.loading import LoadOptions
-    from hf_cbft.cli.inputs import LoadArguments, processing_class
+    from hf_cbft.cli.inputs import processing_class
     from hf_cbft.cli.training_data import check_sets, read_training_sets
     from hf_cbft.cli.training_results import metrics_of, score_rows
     from hf_cbft.distributed import on_main_rank
@@ -205,9 +205,8 @@ def make_trainer(arguments: Arguments, config: Any) -> tuple[Any, dict[str, Any]
         allow_pickle=arguments.allow_pickle,
         trust_remote_code=arguments.trust_remote_code,
     )
-    loading = LoadArguments(trust_remote_code=arguments.trust_remote_code)
     model = _load(arguments.model, options)
-    processor = processing_class(arguments.model, loading)
+    processor = processing_class(arguments.model, arguments)
     with config.main_process_first(desc="reading the data"):
         streams, sets, description = read_training_sets(arguments, model)
     on_main_rank(lambda: check_sets(streams, sets, model, processor, arguments.model))
