@@ -87,7 +87,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run_command(name: str, options: list[str], debug: bool) -> int:
     try:
-        return _start(name, import_module(_COMMANDS[name]), options)
+        status = _start(name, import_module(_COMMANDS[name]), options)
+        _leave_process_group()
+        return status
     except SystemExit as stop:  # the help was shown
         return int(stop.code or 0)
     except KeyboardInterrupt as interruption:
@@ -165,6 +167,13 @@ def _results(folder: Path, files: tuple[str, ...]) -> str:
 def _is_main_rank() -> bool:
     """As the launcher says: torch may not be there yet."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _leave_process_group() -> None:
+    """Else a process may abort while it exits: the threads of gloo outlive what they use."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _say_error(text: str) -> None:

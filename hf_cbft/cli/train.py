@@ -181,7 +181,6 @@ def run(arguments: Arguments, config: Any) -> int:
         if main:
             print(f"\n{summary(rows, before, after)}\n" if sets else "")
             print(f"The model and {RESULTS_FILE} are in {config.output_dir}/")
-        trainer.accelerator.end_training()  # else a process may abort while it exits
     return 0
 
 
