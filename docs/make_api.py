@@ -12,6 +12,9 @@ import hf_cbft
 
 # Beside the names of `hf_cbft` itself.
 MORE = (
+    "hf_cbft.alignment.Alignment",
+    "hf_cbft.alignment.Family",
+    "hf_cbft.alignment.Space",
     "hf_cbft.mechanisms.mechanisms",
     "hf_cbft.mechanisms.MechanismReport",
     "hf_cbft.matrix.MatrixEvaluator",

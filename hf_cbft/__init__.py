@@ -18,6 +18,7 @@ _MODULES = {
     "PolylinePath": "paths",
     "QuadraticPath": "paths",
     "TokenCue": "data.text_cues",
+    "align": "alignment.matching",
     "at_point": "interpolation",
     "barrier_loss": "losses",
     "compute_barrier": "barriers",

@@ -1,0 +1,35 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which architectures have known symmetries, and how a model finds its own."""
+
+import difflib
+from typing import Any
+
+from hf_cbft.alignment.families.bert import BERT, DISTILBERT, MPNET, ROBERTA
+from hf_cbft.alignment.families.gpt2 import GPT2
+from hf_cbft.alignment.families.llama import LLAMA
+from hf_cbft.alignment.families.mlp import MLP, find_stack
+from hf_cbft.alignment.families.resnet import CONVNEXT, RESNET
+from hf_cbft.alignment.families.vit import CLIP_VISION, VIT
+from hf_cbft.alignment.symmetries import Family
+
+FAMILIES = (BERT, CLIP_VISION, CONVNEXT, DISTILBERT, GPT2, LLAMA, MLP, MPNET, RESNET, ROBERTA, VIT)
+
+
+def find_family(model: Any) -> Family | None:
+    """The family of a model, by the `model_type` of its configuration; a plain stack by its layers."""
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    found = next((family for family in FAMILIES if model_type in family.model_types), None)
+    return found or (MLP if find_stack(model) is not None else None)
+
+
+def unknown_family(model: Any) -> str:
+    """What a user is told of a model without one."""
+    model_type = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
+    types = [known for family in FAMILIES for known in family.model_types]
+    near = difflib.get_close_matches(model_type, types, n=1, cutoff=0.0)[0]
+    return (
+        f"The symmetries of {model_type} are not known (the nearest name is {near}; there is "
+        f"{', '.join(sorted(types))}): give a specification (docs/alignment.md shows how to write one), or align only "
+        "the parts that can be confirmed with partial=True."
+    )
