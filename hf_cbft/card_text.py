@@ -188,6 +188,7 @@ def _path_section(path: Mapping[str, Any], picture: str | None) -> str:
     parts = [
         f"Loss along the {escape_markdown(settings['path'])} path of {len(path['alphas'])} points from "
         f"{escape_markdown(settings['start'])} (alpha 0) to {escape_markdown(settings['end'])} (alpha 1).",
+        f"Aligned by {settings['align']}." if settings.get("align") else "",
         f"![Loss and accuracy of every set along the path]({picture})" if picture else "",
         markdown_table(rows),
         "Losses and barriers in nats, accuracies as fractions. Connected: the band ends at or below "

@@ -4,7 +4,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,8 @@ from huggingface_hub import ModelCardData
 from torch import nn
 from tqdm.auto import tqdm
 
+from hf_cbft.alignment.alignments import Alignment
+from hf_cbft.alignment.matching import align as find_alignment
 from hf_cbft.architectures import base_model
 from hf_cbft.barriers import check_statistics
 from hf_cbft.batchnorm import batchnorm_modules
@@ -23,7 +25,7 @@ from hf_cbft.data.columns import check_not_empty, class_labels, group_values
 from hf_cbft.data.inputs import InputCollator, drop_unused_columns
 from hf_cbft.distributed import on_main_rank, rank
 from hf_cbft.endpoints import open_ends
-from hf_cbft.ends import Ends, save_ordinary
+from hf_cbft.ends import Ends, WeightEnds, save_ordinary
 from hf_cbft.files import whole_folder, write_text
 from hf_cbft.interpolation import evaluation_mode
 from hf_cbft.metrics import Outcome, resolve_metrics
@@ -86,6 +88,10 @@ class ConnectivityEvaluator:
             (predictions, references).
         calibration_dataset (*optional*): clean training rows on which BatchNorm statistics are estimated anew at each
             interior point. Models without BatchNorm do not need it.
+        align (`str`, `Path` or `Alignment`, *optional*):
+            Measure to `end` with its units in the order of `start`'s, for networks that were trained apart:
+            `"weights"`, `"activations"` (compared on `calibration_dataset`), or what [`align`] gave, also its file.
+            `end` stays the same function.
         trust_remote_code (`bool`, *optional*, defaults to `False`): whether code from a repository may run.
         head_from (`str`, *optional*):
             `"start"` or `"end"`: use its head all along the line, for ends whose heads have other sizes or classes in
@@ -94,8 +100,9 @@ class ConnectivityEvaluator:
 
     Raises:
         ValueError: end points with other parameter names, shapes (the first three are named) or dtypes, NaN in their
-        weights, an adapter on another base, an unknown metric, a batch size below 1, an empty calibration set.
-        NotImplementedError: a model that measures something else than this knows.
+        weights, an adapter on another base, an unknown metric, a batch size below 1, an empty calibration set, or what
+        [`align`] refuses.
+        NotImplementedError: a model that measures what is not known here; `align` with adapters or `head_from`.
     """
 
     def __init__(
@@ -107,6 +114,7 @@ class ConnectivityEvaluator:
         batch_size: int = 32,
         metrics: Sequence[Any] = ("accuracy",),
         calibration_dataset: Any = None,
+        align: Any = None,
         trust_remote_code: bool = False,
         *,
         head_from: str | None = None,
@@ -131,6 +139,48 @@ class ConnectivityEvaluator:
         self.batch_size = batch_size
         self._scorer = Scorer(self.model)
         self.collator = InputCollator(base_model(self.model), processing_class, data_collator)
+        self.alignment: Alignment | None = None
+        if align is not None:
+            self.alignment = self._align(align, end, data_collator)
+            self.names["align"] = self.alignment.summary()
+
+    def _align(self, how: Any, end: Any, data_collator: Any) -> Alignment:
+        """Find or read the alignment, and let the ends read the end in its new order."""
+        ends = self._ends
+        if not isinstance(ends, WeightEnds):
+            raise NotImplementedError(
+                "align does not go with adapters, nor with head_from: merge adapters (merge_and_unload), save both "
+                "models, and give these folders; align needs all of both models."
+            )
+        if isinstance(how, Alignment):
+            alignment = how
+        elif how in ("weights", "activations"):
+            if how == "activations" and self.calibration_dataset is None:
+                raise ValueError(
+                    'align="activations" compares units on calibration_dataset, and none was given: give one, or '
+                    'take align="weights".'
+                )
+            alignment = on_main_rank(
+                lambda: find_alignment(
+                    self.model,
+                    end,
+                    how,
+                    self.calibration_dataset if how == "activations" else None,
+                    processing_class=self.processing_class,
+                    data_collator=data_collator,
+                    batch_size=self.batch_size,
+                    **asdict(self.options),
+                )
+            )
+        elif isinstance(how, str | Path):
+            alignment = Alignment.load(how)
+        else:
+            raise ValueError(
+                f'align = {how!r}: give "weights", "activations", an Alignment, or the file or folder of one.'
+            )
+        alignment.check(self.model)
+        self._ends = WeightEnds(self.model, alignment.permuted(ends.end), self.options)
+        return alignment
 
     def evaluate(
         self,
@@ -389,9 +439,11 @@ def _path_name(path: Any) -> str:
 def _card(names: Mapping[str, str], alpha: float, path: str) -> str:
     """The model card of a point, with the metadata that the Hub reads."""
     bases = [names[end] for end in ("start", "end") if "/" in names[end] and not Path(names[end]).exists()]
+    aligned = ", its units in the order of the start's" if "align" in names else ""
     data = ModelCardData(library_name="transformers", tags=["hf_cbft", "merge"], base_model=bases or None)
     return (
         f"---\n{data.to_yaml()}\n---\n\n# A point between two checkpoints\n\n"
         f"The weights at alpha = {alpha:g} of the {path} path from {names['start']} (alpha 0) to {names['end']} "
-        "(alpha 1), written by hf_cbft. Running statistics of BatchNorm, where there are any, were estimated anew.\n"
+        f"(alpha 1{aligned}), written by hf_cbft. Running statistics of BatchNorm, where there are any, were "
+        "estimated anew.\n"
     )

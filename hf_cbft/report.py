@@ -339,6 +339,8 @@ def _snippet(data: Mapping[str, Any]) -> str:
     lines += [f"{key}={settings[key]!r}" for key in of_evaluator]
     if settings.get("calibration_rows"):
         lines.append(f"calibration_dataset=calibration_dataset,  # {settings['calibration_rows']} rows")
+    if settings.get("align"):
+        lines.append(f"align=...,  # {settings['align']}")
     return "\n".join(
         [
             "from hf_cbft import ConnectivityEvaluator",

@@ -208,6 +208,8 @@ class ConnectivityResult:
             f"{self.settings['path']} path, {len(self.alphas)} points, from {self.settings['start']} (alpha 0) to "
             f"{self.settings['end']} (alpha 1)"
         ]
+        if self.settings.get("align"):
+            lines.append(f"aligned by {self.settings['align']}")
         lines += format_table(self._rows())
         lines.append("barrier in nats, by convention; drop in accuracy, in points, with its band:")
         rows = [["set", *BASELINES, "accuracy drop", self._band_title()]]

@@ -119,6 +119,7 @@ ORDER = [
     "cli.options",
     "cli.inputs",
     "cli.training_data",
+    "cli.align",
     "cli.check",
     "cli.evaluate",
     "cli.training_results",

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # Units whose variance is below this share of the largest one of their space say nothing.
 _DEAD = 1e-10
+# What both models' sites may hold at once.
+_HELD_BYTES = 2**27
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Products:
     cancel nor let one site outweigh the others; what is left of the means is taken off in the end.
     """
 
-    cross: Any = 0.0
+    cross: Any = None
     squares: list[Any] = field(default_factory=lambda: [0.0, 0.0])
     # (units of the outer spaces, n, n) within each of them, for the spaces with units inside.
     inner: list[Any] = field(default_factory=lambda: [0.0, 0.0])
@@ -54,14 +56,14 @@ class Products:
             last (`int`, *optional*): the number of units of the innermost space, where there are spaces within others.
         """
         if site not in self.shifts:
-            self.shifts[site] = [
-                (x.mean(0), x.var(0, correction=0).mean().sqrt().clamp_min(1e-30)) for x in (ours, theirs)
-            ]
+            self.shifts[site] = [(x.mean(0), _scale(x)) for x in (ours, theirs)]
             self.sums[site] = [torch.zeros(x.shape[1], dtype=torch.float64) for x in (ours, theirs)]
             self.counts[site] = 0
         both = [(x - mean) / scale for x, (mean, scale) in zip((ours, theirs), self.shifts[site], strict=True)]
         self.counts[site] += len(ours)
-        self.cross = self.cross + both[0].T @ both[1]
+        if self.cross is None:
+            self.cross = both[0].new_zeros(both[0].shape[1], both[1].shape[1])
+        self.cross.addmm_(both[0].T, both[1])
         for side, x in enumerate(both):
             self.sums[site][side] += x.sum(0).double().cpu()
             self.squares[side] = self.squares[side] + x.square().sum(0).double().cpu()
@@ -75,10 +77,10 @@ class Products:
 
     def covariance(self) -> np.ndarray:
         """(n, n), summed over observations."""
-        total = self.cross.cpu().double().numpy()
+        total = self.cross.cpu().double()
         for (count, ours), (_, theirs) in zip(self._means(0), self._means(1), strict=True):
-            total -= count * np.outer(ours, theirs)
-        return total
+            total.addr_(torch.from_numpy(ours), torch.from_numpy(theirs), alpha=-count)
+        return total.numpy()
 
     def variances(self, side: int) -> np.ndarray:
         """(n,), likewise."""
@@ -113,25 +115,40 @@ class ActivationMatching:
     @torch.no_grad()
     def observe(self, start: nn.Module, end: nn.Module, batches: Iterable[Mapping[str, Any]]) -> None:
         """Run both models on every batch, in evaluation mode, and keep the sums."""
+        sizes: dict[Any, int] = {}
         for batch in batches:
-            seen = []
-            for model in (start, end):
-                with _watching(model, self.sites) as values:
-                    run(model, batch)
-                seen.append(values)
-            mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-            done = set()
-            for site in self.sites:
-                ours, theirs = (values[site] for values in seen)
-                # Query, key and value read one tensor: it counts once.
-                here = (ours.data_ptr(), ours.shape, site.dim, site.offset, site.part)
-                if here in done:
-                    continue
-                done.add(here)
-                key = spaces_of(site.part)
-                inner = self.specification.sizes[key[-1]] if len(key) > 1 else None
-                products = self.products.setdefault(key, Products())
-                products.add(site, self._observations(ours, site, mask), self._observations(theirs, site, mask), inner)
+            shapes = tuple(tuple(tensor.shape[1:]) for tensor in _tensors(batch))
+            if shapes not in sizes:
+                sizes[shapes] = 2 * self._held_bytes(start, _rows_of(batch, slice(1)))
+            step = max(1, _HELD_BYTES // max(1, sizes[shapes]))
+            for first in range(0, len(_tensors(batch)[0]), step):
+                self._observe_rows(start, end, _rows_of(batch, slice(first, first + step)))
+
+    def _held_bytes(self, model: nn.Module, batch: Any) -> int:
+        """Of what passes the sites, each tensor once."""
+        with _watching(model, self.sites) as values:
+            run(model, batch)
+        return sum({tensor.data_ptr(): tensor.nbytes for tensor in values.values()}.values())
+
+    def _observe_rows(self, start: nn.Module, end: nn.Module, batch: Any) -> None:
+        seen = []
+        for model in (start, end):
+            with _watching(model, self.sites) as values:
+                run(model, batch)
+            seen.append(values)
+        mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+        done = set()
+        for site in self.sites:
+            ours, theirs = (values[site] for values in seen)
+            # Query, key and value read one tensor: it counts once.
+            here = (ours.data_ptr(), ours.shape, site.dim, site.offset, site.part)
+            if here in done:
+                continue
+            done.add(here)
+            key = spaces_of(site.part)
+            inner = self.specification.sizes[key[-1]] if len(key) > 1 else None
+            products = self.products.setdefault(key, Products())
+            products.add(site, self._observations(ours, site, mask), self._observations(theirs, site, mask), inner)
 
     def _observations(self, values: torch.Tensor, site: Site, mask: torch.Tensor | None) -> torch.Tensor:
         """(observations, n), the units of a site; padded positions left out."""
@@ -160,30 +177,36 @@ class ActivationMatching:
         specification = self.specification
         found = specification.identity()
         weights = WeightMatching(specification, start, end)
-        correlations: dict[str, Similarities] = {}
         dead: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        units, before, after = 0, 0.0, dict[str, float]()
         flat = [root for root in specification.roots if not specification.children(root)]
         nested = [root for root in specification.roots if specification.children(root)]
         for root in (*flat, *nested):
             own = {part: products for part, products in self.products.items() if root in part}
             if not own:
                 continue
-            correlations[root] = {part: _correlation(products) for part, products in own.items()}
+            # Those of one root at a time: together they would be as large as both models.
+            correlations = {part: _correlation(products) for part, products in own.items()}
             scores = self._head_scores(root, own, weights, found) if root in nested else None
-            found |= assign_tree(specification, root, correlations[root], scores)
+            found |= assign_tree(specification, root, correlations, scores)
+            units += sum(map(len, correlations.values()))
+            before += value_of(specification, correlations, specification.identity())
+            after[root] = value_of(specification, correlations, found)
             if root in flat:
                 dead[root] = _dead(own[root,])
         for root, (ours, theirs) in dead.items():
             if ours.any() or theirs.any():
-                found[root] = _match_dead_last(root, found, ours, theirs, correlations[root][root,], weights)
+                correlation = _correlation(self.products[root,])
+                found[root] = _match_dead_last(root, found, ours, theirs, correlation, weights)
+                after[root] = value_of(specification, {(root,): correlation}, found)
         self._warn(dead)
         counted = {root: int(max(ours.sum(), theirs.sum())) for root, (ours, theirs) in dead.items()}
-        units = sum(len(matrix) for own in correlations.values() for matrix in own.values()) or 1
-        before, after = (
-            sum(value_of(specification, own, where) for own in correlations.values()) / units
-            for where in (specification.identity(), found)
+        return (
+            found,
+            before / max(1, units),
+            sum(after.values()) / max(1, units),
+            {root: number for root, number in counted.items() if number},
         )
-        return found, before, after, {root: number for root, number in counted.items() if number}
 
     def _head_scores(
         self, root: str, own: Mapping[Spaces, Products], weights: WeightMatching, found: Permutations
@@ -203,7 +226,7 @@ class ActivationMatching:
             last = self.specification.sizes[part[-1]]
             theirs = weights.specification.permuted(name, weights.end[name].detach(), found, skip=dim)
             sides = [
-                weights._slices(w, dim, piece, whole).double().cpu().numpy()
+                weights.slices(w.narrow(dim, piece.start, piece.stop - piece.start), dim, whole).double().cpu().numpy()
                 for w in (weights.start[name].detach(), theirs)
             ]
             count = len(sides[0]) // last
@@ -243,6 +266,26 @@ class ActivationMatching:
                 sum(silent.values()),
                 ", ".join(list(silent)[:3]) + (f" and {len(silent) - 3} more spaces" if len(silent) > 3 else ""),
             )
+
+
+def _scale(first: torch.Tensor) -> torch.Tensor:
+    """The standard deviation over a first batch; of one observation, which has none, the size."""
+    scale = first.var(0, correction=0).mean().sqrt()
+    scale = scale if scale > 0 else first.square().mean().sqrt()
+    return scale if scale > 0 else torch.ones_like(scale)
+
+
+def _rows_of(batch: Any, rows: slice) -> Any:
+    if not isinstance(batch, Mapping):
+        return batch[rows]
+    number = len(_tensors(batch)[0])
+    return {name: v[rows] if torch.is_tensor(v) and v.dim() and len(v) == number else v for name, v in batch.items()}
+
+
+def _tensors(batch: Any) -> list[torch.Tensor]:
+    """Those of a batch, the inputs first."""
+    values = batch.values() if isinstance(batch, Mapping) else [batch]
+    return [value for value in values if torch.is_tensor(value) and value.dim()]
 
 
 def _chosen_sites(specification: Specification) -> Iterator[Site]:

@@ -104,8 +104,16 @@ class Alignment:
             raise ValueError(f"{place} holds no alignment that can be read ({error}): make it again.") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """What a result says of it: how it was made, not the permutations."""
+        """How it was made and what it does, but for the permutations, for a JSON file."""
         return {**self.info, "moved": self.moved}
+
+    def summary(self) -> str:
+        """In one line: how the units were matched, and how many of them moved."""
+        info = self.info
+        text = f"{info.get('method', 'given')}, {self.moved:.1%} of the units moved"
+        if "objective" in info:
+            text += f"; {info['objective']}: {info['before']:.4g} before, {info['after']:.4g} after"
+        return text
 
     def __str__(self) -> str:
         info = self.info

@@ -8,7 +8,7 @@ One root space at a time is set to its optimum, the others held still, until non
 distance never grows. Source: Ainsworth, Hayase and Srinivasa, "Git Re-Basin", ICLR 2023, algorithm 1.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -18,7 +18,9 @@ from hf_cbft.alignment.symmetries import Part, Permutations, Specification, spac
 
 Weights = Mapping[str, torch.Tensor]
 _MAX_SWEEPS = 100
-_ROWS = 1024
+# Large tensors are compared in strips, so that what is made on the way is small beside the models.
+_STRIP_BYTES = 2**21
+_UNITS = 256
 
 
 class WeightMatching:
@@ -31,7 +33,7 @@ class WeightMatching:
 
     def __init__(self, specification: Specification, start: Weights, end: Weights) -> None:
         self.specification, self.start, self.end = specification, start, end
-        self.norms = sum(float(w.detach().double().square().sum()) for side in (start, end) for w in side.values())
+        self.norms = sum(_squares(w) for side in (start, end) for w in side.values())
         self.places: dict[str, list[tuple[str, int, slice, Part]]] = {
             root: [place for place in specification.parts_of(root) if place[0] in start]
             for root in specification.roots
@@ -41,8 +43,13 @@ class WeightMatching:
         r"""|| theta_start - P(theta_end) ||^2"""
         total = 0.0
         for name, weight in self.start.items():
-            other = self.specification.permuted(name, self.end[name].detach(), permutations)
-            total += float((weight.detach() - other).double().square().sum())
+            ours, theirs = (torch.atleast_1d(w.detach()) for w in (weight, self.end[name]))
+            axes = self.specification.axes.get(name, ())
+            index = self.specification.axis_index(axes[0], permutations) if axes else None
+            for rows in _strips(ours):
+                there = rows if index is None else torch.from_numpy(index[rows]).to(theirs.device)
+                other = self.specification.permuted(name, theirs[there], permutations, skip=0)
+                total += _squares(ours[rows] - other.to(ours))
         return total
 
     def similarities(self, root: str, permutations: Permutations, known: Iterable[str] | None = None) -> Similarities:
@@ -59,25 +66,35 @@ class WeightMatching:
             if pinned is not None and not self.specification.roots_of(name, skip=dim) <= pinned:
                 continue
             key = spaces_of(part)
-            other = self.specification.permuted(name, self.end[name].detach(), permutations, skip=dim)
-            ours, theirs = (
-                self._slices(w, dim, piece, part) for w in (self.start[name].detach(), other.to(self.start[name]))
-            )
             if key not in found:
-                found[key] = np.zeros((len(ours), len(theirs)))
-            _add_product(found[key], ours, theirs)
+                found[key] = np.zeros((self.specification.length(key),) * 2)
+            self._add_products(found[key], name, dim, piece, part, permutations)
         return found
 
-    def _slices(self, tensor: torch.Tensor, dim: int, piece: slice, part: Part) -> torch.Tensor:
-        """(n, rest), a tensor's slices along the spaces of a part of an axis."""
+    def _add_products(
+        self, total: np.ndarray, name: str, dim: int, piece: slice, part: Part, permutations: Permutations
+    ) -> None:
+        """total += ours @ theirs.T, (n, n), a strip of the end's units at a time."""
+        length = piece.stop - piece.start
+        ours, theirs = (side[name].detach().narrow(dim, piece.start, length) for side in (self.start, self.end))
+        rows = self.slices(ours, dim, part)
+        # What stays in place within a unit keeps its entries apart: these units are taken together.
+        step = _UNITS if len(spaces_of(part)) == len(part) else length
+        for first in range(0, length, step):
+            strip = theirs.narrow(dim, first, min(step, length - first))
+            strip = self.specification.permuted(name, strip, permutations, skip=dim).to(ours)
+            total[:, first : first + step] += (rows @ self.slices(strip, dim, part).T).cpu().numpy()
+
+    def slices(self, tensor: torch.Tensor, dim: int, part: Part) -> torch.Tensor:
+        """(n, rest), a tensor's slices along the spaces of a part, which is the whole of its axis."""
         # Half precision would lose what tells units apart.
-        moved = tensor.movedim(dim, 0)[piece].to(torch.promote_types(tensor.dtype, torch.float32))
+        moved = tensor.movedim(dim, 0).to(torch.promote_types(tensor.dtype, torch.float32))
         sizes = [self.specification.sizes[f] if isinstance(f, str) else f for f in part]
         order = [i for i, f in enumerate(part) if isinstance(f, str)]
         rest = [i for i in range(len(part)) if i not in order]
-        units = int(np.prod([sizes[i] for i in order]))
         if not rest:
-            return moved.reshape(units, -1)
+            return moved.reshape(len(moved), -1)
+        units = int(np.prod([sizes[i] for i in order]))
         shaped = moved.reshape(*sizes, -1)
         return shaped.permute(*order, *rest, len(part)).reshape(units, -1)
 
@@ -148,11 +165,17 @@ class WeightMatching:
         return {other for other, places in self.places.items() if other != root and any(p[0] in names for p in places)}
 
 
-def _add_product(total: np.ndarray, ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    """total += ours @ theirs.T, a strip at a time: a unit's similarities are wanted in float64, but not twice."""
-    for start in range(0, len(ours), _ROWS):
-        rows = slice(start, start + _ROWS)
-        total[rows] += (ours[rows] @ theirs.T).cpu().numpy()
+def _strips(tensor: torch.Tensor) -> Iterator[slice]:
+    """Slices of the first axis, each of few bytes."""
+    step = max(1, _STRIP_BYTES * len(tensor) // max(1, tensor.nbytes))
+    for first in range(0, len(tensor), step):
+        yield slice(first, min(first + step, len(tensor)))
+
+
+def _squares(tensor: torch.Tensor) -> float:
+    """The sum of the squares."""
+    tensor = torch.atleast_1d(tensor.detach())
+    return sum(float(tensor[rows].double().square().sum()) for rows in _strips(tensor))
 
 
 def match_weights(

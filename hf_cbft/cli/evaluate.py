@@ -39,6 +39,13 @@ class Arguments(DataArguments, MeasureArguments, LoadArguments):
     head_from: str | None = field(
         default=None, metadata={"help": "start or end: use its head all along, where the heads do not fit."}
     )
+    align: str | None = field(
+        default=None,
+        metadata={
+            "help": "Bring END's units into the order of START's first: weights, activations (compared on the "
+            "calibration data), or what hf-cbft align has written."
+        },
+    )
     num_points: int = field(default=11, metadata={"help": "Points of the path, evenly spaced, both ends among them."})
     alphas: list[float] = field(default_factory=list, metadata={"help": "The points themselves, from 0 to 1."})
     report: str | None = field(
@@ -63,6 +70,8 @@ def check(arguments: Arguments) -> None:
         from hf_cbft.report import check_report_file
 
         check_report_file(arguments.report, new_folder=arguments.output_dir or None)
+    if arguments.align is not None:
+        check_align(arguments.align, bool(arguments.calibration_dataset))
     check_grid(arguments.num_points, arguments.alphas or None)
     check_measurement(arguments)
 
@@ -83,6 +92,7 @@ def run(arguments: Arguments) -> int:
         arguments.start,
         arguments.end,
         head_from=arguments.head_from,
+        align=arguments.align,
         **evaluator_options(arguments.start, arguments),
     )
     sets, mapping = read_sets(arguments, evaluator.model)
@@ -113,6 +123,21 @@ def run(arguments: Arguments) -> int:
         result.report(arguments.report, sets, report, shlex.join(["hf-cbft", "evaluate", *given_options(arguments)]))
         print(f"The report is {arguments.report}")
     return 0
+
+
+def check_align(how: str, has_data: bool) -> None:
+    """Raise a `ValueError` unless it is a method that has what it needs, or an alignment that can be read."""
+    from hf_cbft.alignment.alignments import Alignment
+
+    if how == "activations" and not has_data:
+        raise ValueError(
+            "--align activations compares units on data: give it with --calibration_dataset, or take --align weights."
+        )
+    if how in ("weights", "activations"):
+        return
+    if not Path(how).exists():
+        raise ValueError(f"--align {how}: give weights, activations, or the folder that hf-cbft align has written.")
+    Alignment.load(how)
 
 
 def given_options(arguments: Arguments) -> list[str]:

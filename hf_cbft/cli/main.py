@@ -29,6 +29,7 @@ from hf_cbft.cli.config_files import config_file, nearest, write_config
 # RESULT_FILES      JSON files in its output folder, which --json prints
 # APPEARS_WHOLE     True where the output folder must not be there before the command has finished
 _COMMANDS = {
+    "align": "hf_cbft.cli.align",
     "check": "hf_cbft.cli.check",
     "curve": "hf_cbft.cli.curve",
     "demo": "hf_cbft.cli.demo",
