@@ -108,6 +108,7 @@ ORDER = [
     "reproduce.claims",
     "reproduce.findings",
     "reproduce.cifar_resnet",
+    "reproduce.pixel_mlp",
     "reproduce.image_data",
     "reproduce.recipes",
     "reproduce.problems",

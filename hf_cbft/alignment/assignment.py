@@ -49,7 +49,7 @@ def assign_tree(
     outer = np.zeros((size, size))
     inside: dict[tuple[int, int], Permutations] = {}
     judges = blocks if scores is None else {part: _blocks(specification, part, s) for part, s in scores.items()}
-    judged = [child for child in children if any(child in part for part in judges)]
+    judged = [child for child in children if scores is None or any(child in part for part in judges)]
     for place in range(size):
         for unit in range(size):
             inside[place, unit], outer[place, unit] = _assign_inside(specification, judged, judges, place, unit, {})

@@ -100,13 +100,17 @@ class Gate:
         for (name, output), (_, moved) in zip(before, after, strict=True):
             dims, axis = specification.outputs[name]
             index = specification.axis_index(axis, permutations)
-            candidates = [output]
+            candidates = [(moved, output)]
             if index is not None:
                 order = torch.from_numpy(index).to(output.device)
                 # A norm does not say which axis holds its units.
-                candidates = [output.index_select(dim, order) for dim in dims if output.shape[dim] == len(index)]
+                axes = [dim for dim in dims if output.shape[dim] == len(index)]
+                candidates = [(moved, output.index_select(dim, order)) for dim in axes]
+            elif len(dims) > 1 and output.dim() > 1:
+                # A norm inside of each head: its units stay, and the heads may trade places.
+                candidates.append((moved.sort(-2).values, output.sort(-2).values))
             limit = bound * float(output.abs().max().clamp_min(1e-300))
-            if all(float((moved - expected).abs().max()) > limit for expected in candidates):
+            if all(float((given - expected).abs().max()) > limit for given, expected in candidates):
                 return name
         return "the logits"
 
@@ -115,7 +119,10 @@ class Gate:
         found: list[tuple[str, torch.Tensor]] = []
 
         def keep(name: str) -> Any:
-            return lambda module, inputs, output: found.append((name, output)) if torch.is_tensor(output) else None
+            # A copy: the sum of a residual block is written over it.
+            return lambda module, inputs, output: (
+                found.append((name, output.clone())) if torch.is_tensor(output) else None
+            )
 
         modules = dict(self.copy.named_modules())
         with ExitStack() as stack:

@@ -19,8 +19,8 @@ from hf_cbft.alignment.symmetries import Part, Permutations, Specification, spac
 Weights = Mapping[str, torch.Tensor]
 _MAX_SWEEPS = 100
 # Large tensors are compared in strips, so that what is made on the way is small beside the models.
-_STRIP_BYTES = 2**21
-_UNITS = 256
+_STRIP_BYTES = 2**18
+_UNITS = 64
 
 
 class WeightMatching:

@@ -19,7 +19,7 @@ class Arguments:
 
     experiment: list[str] = field(
         default_factory=lambda: ["table1"],
-        metadata={"help": "One or more of table1, paths, ablation, sensitivity, text, groups."},
+        metadata={"help": "One or more of table1, paths, symmetry, ablation, sensitivity, text, groups."},
     )
     dataset: str | None = field(
         default=None, metadata={"help": "digits, cifar10, cifar100, dominoes, a folder or a Hub id; default: digits."}

@@ -18,6 +18,7 @@ from hf_cbft.reproduce.records import (
     Run,
     accuracy,
     barrier,
+    barrier_removed,
     by_seed,
     in_common,
     lost_to_random_cue,
@@ -232,10 +233,27 @@ def _path_condition(run: Run, records: Sequence[Record], pair: str, part: str, a
     return Condition(f"barrier {pair} on {SETS[part]}", height, above, TOLERANCE, "nats")
 
 
-def linear_path(pair: str, above: bool) -> Checker:
+def path_barrier_of(pair: str, kind: str, above: bool) -> Checker:
+    """The barrier on C of a pair's path lies above the tolerance, or at most there."""
     return lambda run, share: Check(
-        [_path_condition(run, _path(run, share, pair, "linear"), f"{pair}, linear,", "cue", above)]
+        [_path_condition(run, _path(run, share, pair, kind), f"{pair}, {kind},", "cue", above)]
     )
+
+
+def alignment_lowers(pair: str, part: str) -> Checker:
+    """Both ways to align lower the barrier of a pair."""
+
+    def check(run: Run, share: float | None) -> Check:
+        conditions = []
+        for kind in ("weights", "activations"):
+            values = by_seed(_path(run, share, pair, kind), barrier_removed(part))
+            what = f"barrier {pair} on {SETS[part]} lowered by {kind} by"
+            if not values:
+                raise MissingRecordsError(f"{run.title} has no path {pair}, {kind}, with what alignment removed")
+            conditions.append(Condition(what, mean_interval(list(values.values())), True, 0.0, "nats"))
+        return Check(conditions)
+
+    return check
 
 
 def quadratic_path(run: Run, share: float | None) -> Check:

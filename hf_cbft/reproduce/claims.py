@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from hf_cbft.reproduce.checks import (
     Checker,
     MissingRecordsError,
+    alignment_lowers,
     default_is_ahead,
     highest_and_lowest,
     large_rate,
     leaves_the_cue,
-    linear_path,
     medium_rate,
     not_linearly_connected,
     ordering,
+    path_barrier_of,
     quadratic_path,
     small_rate,
     without,
@@ -25,7 +26,7 @@ from hf_cbft.reproduce.conditions import Check, deciding, flat, holds
 from hf_cbft.reproduce.records import Run
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "not reproduced", "not testable here"
-THE_PAPER, THE_PROJECT = "the paper", "this project"
+THE_PAPER, THE_PROJECT, GIT_REBASIN = "the paper", "this project", "Ainsworth et al., Git Re-Basin, 2023"
 
 
 @dataclass(frozen=True)
@@ -152,21 +153,21 @@ RULES = (
         "A clean model and one that relies on the cue are not linearly connected on C",
         THE_PAPER,
         ("paths",),
-        linear_path("clean-cue", True),
+        path_barrier_of("clean-cue", "linear", True),
     ),
     Rule(
         "cue-naive-path",
         "A model that relies on the cue and its naive fine-tuning are linearly connected on C",
         THE_PAPER,
         ("paths",),
-        linear_path("cue-naive", False),
+        path_barrier_of("cue-naive", "linear", False),
     ),
     Rule(
         "cue-cbft-path",
         "A model that relies on the cue and its CBFT are not linearly connected on C",
         THE_PAPER,
         ("paths",),
-        linear_path("cue-cbft", True),
+        path_barrier_of("cue-cbft", "linear", True),
     ),
     Rule(
         "quadratic-path",
@@ -175,6 +176,25 @@ RULES = (
         THE_PAPER,
         ("paths",),
         quadratic_path,
+    ),
+    Rule(
+        "alignment-lowers",
+        "Two clean networks that were trained apart have a lower barrier between them on NC once the units of one are "
+        "in the order of the other's",
+        GIT_REBASIN,
+        ("symmetry",),
+        alignment_lowers("clean-clean", "no_cue"),
+    ),
+    *(
+        Rule(
+            f"aligned-cue-cbft-{kind}",
+            "A model that relies on the cue and its CBFT are not linearly connected on C, also with the units aligned "
+            f"by {kind}",
+            THE_PAPER,
+            ("symmetry",),
+            path_barrier_of("cue-cbft", kind, True),
+        )
+        for kind in ("weights", "activations")
     ),
     Rule(
         "ablation-barrier",

@@ -12,6 +12,7 @@ from hf_cbft.reproduce.records import EXPERIMENTS, METHODS
 _DATASETS = {
     "table1": "digits",
     "paths": "digits",
+    "symmetry": "digits",
     "ablation": "digits",
     "sensitivity": "digits",
     "text": "sentences",
@@ -20,13 +21,21 @@ _DATASETS = {
 _OWN_DATA = ("text", "groups")
 SHARES = (0.6, 0.7, 0.8, 0.9, 1.0)
 FINETUNINGS = METHODS[1:]
-# Pairs whose paths are measured, as (start, end); `clean` and `clean-2` never met the cue.
+# Pairs whose paths are measured, as (start, end); `clean` and `clean-2` never met the cue. `clean` and `pretrained`
+# begin with the same weights, `clean-2` with others.
 PAIRS = {
     "clean-clean": ("clean", "clean-2"),
     "clean-cue": ("clean", "pretrained"),
+    "clean-cue, apart": ("clean-2", "pretrained"),
     "cue-naive": ("pretrained", "naive-medium"),
     "cue-cbft": ("pretrained", "cbft"),
 }
+_PAIRS_OF = {
+    "paths": ("clean-clean", "clean-cue", "cue-naive", "cue-cbft"),
+    "symmetry": ("clean-clean", "clean-cue, apart", "cue-cbft"),
+}
+# How the line between a pair is measured: as the units are, or with the end's brought into the start's order.
+ALIGNMENTS = ("linear", "weights", "activations")
 ABLATIONS: dict[str, dict[str, Any]] = {
     "full": {},
     "without L_B": {"barrier_coef": 0.0},
@@ -55,7 +64,8 @@ class Job:
     """One model that is trained and measured, or one pair of models whose path is.
 
     Args:
-        method (`str`): one of [`METHODS`], `clean`, `clean-2`, or `linear` and `quadratic` for a path.
+        method (`str`): one of [`METHODS`], `clean`, `clean-2`, or for a path `linear`, `quadratic`, or how its
+            end is aligned.
         share (`float`): of the cue in the pretraining rows.
         seed (`int`): of the model, the cues and the order of the rows.
         variant (`tuple[str, Any]`, *optional*): the setting that differs, and its value.
@@ -109,8 +119,8 @@ def jobs_of(
     cells = [(share, seed) for share in shares for seed in seeds]
     jobs = [Job("pretrained", share, seed, kept=True) for share, seed in cells]
     for share, seed in cells:
-        if experiment == "paths":
-            jobs += _paths(share, seed)
+        if experiment in _PAIRS_OF:
+            jobs += _paths(experiment, share, seed)
         elif experiment in ("ablation", "sensitivity"):
             variants = _ablations() if experiment == "ablation" else _sensitivities(recipe)
             chosen = list(variants)[:3] if quick else variants
@@ -126,10 +136,13 @@ def _applies(method: str, share: float) -> bool:
     return not (method == "balanced" and share == 1.0)
 
 
-def _paths(share: float, seed: int) -> Iterable[Job]:
-    yield from (Job(method, share, seed, kept=True) for method in ("clean", "clean-2", "naive-medium", "cbft"))
-    for pair in PAIRS:
-        yield from (Job(kind, share, seed, pair=pair) for kind in ("linear", "quadratic"))
+def _paths(experiment: str, share: float, seed: int) -> Iterable[Job]:
+    pairs = _PAIRS_OF[experiment]
+    models = dict.fromkeys(method for pair in pairs for method in PAIRS[pair])
+    yield from (Job(method, share, seed, kept=True) for method in models if method != "pretrained")
+    for pair in pairs:
+        kinds = ALIGNMENTS if experiment == "symmetry" else ("linear", "quadratic")
+        yield from (Job(kind, share, seed, pair=pair) for kind in kinds)
 
 
 def _ablations() -> Iterable[tuple[tuple[str, Any], dict[str, Any]]]:

@@ -90,6 +90,7 @@ def run_figures(run: Run, folder: Path) -> list[Picture]:
             "ablation": _ablation_map,
             "sensitivity": _sensitivity_maps,
             "paths": _path_curves,
+            "symmetry": _path_curves,
         }[run.experiment](run, share, stem, where)
     if run.experiment in ("table1", "text") and len(run.shares) > 1:
         pictures.append(_over_shares(run, Path(f"{folder / run.folder.name}-over-shares")))
@@ -315,8 +316,12 @@ def _path_curves(run: Run, share: float | None, stem: Path, where: str) -> list[
     return pictures
 
 
+# Of the ways in which a pair is joined.
+_PATH_LINES = {"linear": "-", "quadratic": "--", "weights": "--", "activations": ":"}
+
+
 def _path_panel(panel: Axes, records: Sequence[Record], field: str, part: str, scale: float) -> None:
-    for kind, line in (("linear", "-"), ("quadratic", "--")):
+    for kind, line in _PATH_LINES.items():
         curves = [
             record["path"]
             for record in records

@@ -33,6 +33,7 @@ from hf_cbft.reproduce.methods import (
 )
 from hf_cbft.reproduce.problems import Problem, load_problem, recipe_for
 from hf_cbft.reproduce.records import SCHEMA_VERSION
+from hf_cbft.reproduce.statistics import paired_barrier_difference
 
 # Steps of the middle of a quadratic path.
 _CURVE_STEPS = 200
@@ -193,16 +194,29 @@ def _path(grid: Grid, job: Job, problem: Problem, device: str) -> dict[str, Any]
     path: Any = "linear"
     if job.method == "quadratic":
         path = _fitted_curve(start, end, problem, job, device)
-    result = measure_path(start, end, problem, problem.test, path).to_dict()
+    align = job.method if job.method in ("weights", "activations") else None
+    measured = measure_path(start, end, problem, problem.test, path, align)
+    result, aligned = measured.to_dict(), {}
+    if align is not None:
+        before = measure_path(start, end, problem, problem.test)
+        aligned = {
+            "alignment": result["settings"]["align"],
+            "unaligned": {name: barrier.height for name, barrier in before.barriers.items()},
+            "removed": {
+                name: paired_barrier_difference(before.alphas, losses, measured.example_losses[name])
+                for name, losses in before.example_losses.items()
+            },
+        }
     return {
         "path": {
             "pair": job.pair,
             "kind": job.method,
-            "fitted_on": None if job.method == "linear" else _fitting_set(job),
+            "fitted_on": _fitting_set(job) if job.method == "quadratic" else None,
             "alphas": result["alphas"],
             "loss": result["losses"],
             "accuracy": {name: values["accuracy"] for name, values in result["metrics"].items()},
             "barriers": {name: barrier_fields(values) for name, values in result["barriers"].items()},
+            **aligned,
         },
         "accuracy": None,
         "loss": None,

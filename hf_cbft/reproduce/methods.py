@@ -192,9 +192,14 @@ def barrier_fields(measured: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measure_path(
-    start: nn.Module, end: nn.Module, problem: Problem, sets: Mapping[str, Any], path: Any = "linear"
+    start: nn.Module,
+    end: nn.Module,
+    problem: Problem,
+    sets: Mapping[str, Any],
+    path: Any = "linear",
+    align: str | None = None,
 ) -> Any:
-    """A [`ConnectivityResult`] between two models.
+    """A [`ConnectivityResult`] between two models, the end aligned on the rows without a cue if it is asked for.
 
     BatchNorm statistics are those of the rows without a cue at every point, as in the paper, also at both ends: with
     the ends' own, which come from other rows, the first step away from an end would look like a barrier.
@@ -202,7 +207,12 @@ def measure_path(
     if batchnorm_modules(start):
         start, end = (_with_plain_statistics(problem, model) for model in (start, end))
     evaluator = ConnectivityEvaluator(
-        start, end, problem.processing_class, batch_size=_EVALUATION_BATCH, calibration_dataset=problem.plain
+        start,
+        end,
+        problem.processing_class,
+        batch_size=_EVALUATION_BATCH,
+        calibration_dataset=problem.plain,
+        align=align,
     )
     return evaluator.evaluate(dict(sets), path=path, num_points=problem.recipe.num_points)
 

@@ -26,7 +26,7 @@ from hf_cbft.reproduce.recipes import RECIPES, Recipe, build_model
 
 # Which models each data set has, the first one by default.
 MODELS = {
-    "digits": ("vit", "resnet18-16", "resnet"),
+    "digits": ("vit", "resnet18-16", "resnet", "resnet-32", "resnet-128", "mlp"),
     "digit-groups": ("vit",),
     "sentences": ("bert",),
     "cifar10": ("cifar-resnet18",),

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from hf_cbft.data.digits import IMAGE_SIZE
+from hf_cbft.reproduce.pixel_mlp import PixelMlpConfig, PixelMlpForImageClassification
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,36 @@ RECIPES = {
         cbft_lr=2e-2,
         invariance_coef=10.0,
     ),
+    # For paths between networks that were trained apart: what the width does to them.
+    **{
+        f"resnet-{width}": Recipe(
+            model=f"resnet-{width}",
+            contrast=0.7,
+            noise=0.2,
+            cue_share=0.95,
+            pretrain_steps=steps,
+            pretrain_lr=2e-3,
+            steps=steps,
+            small_lr=1e-4,
+            medium_lr=2e-3,
+            large_lrs=(5e-3, 1e-2, 2e-2),
+            cbft_lr=5e-3,
+            invariance_coef=5.0,
+        )
+        for width, steps in ((32, 400), (128, 240))
+    },
+    "mlp": Recipe(
+        model="mlp",
+        contrast=0.72,
+        cue_share=0.9,
+        pretrain_steps=400,
+        pretrain_lr=1e-3,
+        steps=400,
+        small_lr=1e-4,
+        medium_lr=1e-3,
+        large_lrs=(2e-3, 4e-3, 8e-3),
+        cbft_lr=2e-3,
+    ),
     "bert": Recipe(
         model="bert",
         cue_share=0.9,
@@ -183,6 +214,8 @@ def build_model(name: str, seed: int, num_classes: int = 10, **options: Any) -> 
     | `vit` | a transformer of 3 layers for the digits | 156,000 |
     | `resnet` | a BatchNorm network of 3 blocks for the digits | 80,000 |
     | `resnet18-16` | ResNet-18's layout, first width 16 | 700,000 |
+    | `resnet-32`, `resnet-128` | as `resnet`, of other first widths | 312,000; 4,900,000 |
+    | `mlp` | two hidden layers of 256 units | 510,000 |
     | `bert` | a transformer of 2 layers for short texts; `vocab_size` is needed | 110,000 |
     """
     set_seed(seed)
@@ -200,9 +233,13 @@ def build_model(name: str, seed: int, num_classes: int = 10, **options: Any) -> 
         return BertForSequenceClassification(
             BertConfig(num_hidden_layers=2, max_position_embeddings=32, **small, **labels, **options)
         )
-    widths, depth = ([16, 32, 64], 1) if name == "resnet" else ([16, 32, 64, 128], 2)
+    if name == "mlp":
+        return PixelMlpForImageClassification(PixelMlpConfig(image_size=IMAGE_SIZE, **labels))
+    widths, depth = ([16, 32, 64, 128], 2) if name == "resnet18-16" else ([16, 32, 64], 1)
+    if name in ("resnet-32", "resnet-128"):
+        widths = [int(name.removeprefix("resnet-")) * factor for factor in (1, 2, 4)]
     return ResNetForImageClassification(
         ResNetConfig(
-            embedding_size=16, hidden_sizes=widths, depths=[depth] * len(widths), layer_type="basic", **labels
+            embedding_size=widths[0], hidden_sizes=widths, depths=[depth] * len(widths), layer_type="basic", **labels
         )
     )

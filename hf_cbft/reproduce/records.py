@@ -14,7 +14,7 @@ from hf_cbft.files import read_measured
 
 SCHEMA_VERSION = 1
 GRID_FILE, RESULTS_FILE = "grid.json", "results.jsonl"
-EXPERIMENTS = ("table1", "paths", "ablation", "sensitivity", "text", "groups")
+EXPERIMENTS = ("table1", "paths", "symmetry", "ablation", "sensitivity", "text", "groups")
 # The four sets by the paper's names, in its order.
 SETS = {"no_cue": "NC", "cue": "C", "rand_cue": "RC", "rand_input": "RI"}
 METHODS = (
@@ -227,6 +227,22 @@ def barrier(record: Record) -> float | None:
 def path_barrier(part: str) -> Quantity:
     """Reads the height of the barrier of a record's path on one set, nats."""
     return lambda record: ((record.get("path") or {}).get("barriers", {}).get(part) or {}).get("height")
+
+
+def barrier_left(part: str) -> Quantity:
+    """Reads which share of the barrier on one set alignment has left, a fraction."""
+
+    def read(record: Record) -> float | None:
+        before = ((record.get("path") or {}).get("unaligned") or {}).get(part)
+        after = path_barrier(part)(record)
+        return None if before is None or after is None or before <= 0.0 else max(after, 0.0) / before
+
+    return read
+
+
+def barrier_removed(part: str) -> Quantity:
+    """Reads by how much alignment lowers the barrier on one set, nats."""
+    return lambda record: (((record.get("path") or {}).get("removed") or {}).get(part) or {}).get("mean")
 
 
 def picked_rate(record: Record) -> float | None:

@@ -89,6 +89,37 @@ def paired_difference(
     return mean_interval(np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64), confidence)
 
 
+def paired_barrier_difference(
+    alphas: Sequence[float] | np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """How much higher the barrier of one path is than that of another, both measured on the same rows.
+
+    Rows are drawn with replacement, the same for both paths, and both barriers (over the chord) are taken anew.
+
+    Args:
+        alphas (`Sequence[float]`): (P,), the points of both.
+        first, second (`np.ndarray`): (P, N), the loss of each row at each point.
+        confidence, num_resamples, seed (*optional*): of the percentile interval.
+
+    Returns:
+        `dict[str, float]`: `mean`, the difference in nats, and the ends `low` and `high` of its interval.
+    """
+    points = np.asarray(alphas, dtype=np.float64)[1:-1, None]
+    excess = [x[1:-1] - (1 - points) * x[0] - points * x[-1] for x in (first, second)]
+    number = excess[0].shape[1]
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(number, np.full(number, 1 / number), size=num_resamples) / number
+    drawn = [(counts @ x.T).max(axis=1) for x in excess]
+    low, high = np.quantile(drawn[0] - drawn[1], [0.5 - confidence / 2, 0.5 + confidence / 2])
+    mean = float(excess[0].mean(axis=1).max() - excess[1].mean(axis=1).max())
+    return {"mean": mean, "low": float(low), "high": float(high)}
+
+
 def interval_band(values: Any, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """Mean, lower and upper end at each point of curves (seeds, points); the ends are `None` with one seed."""
     array = np.asarray(values, dtype=np.float64)
