@@ -109,7 +109,7 @@ def align(
     ours, theirs = _parameters(first), _parameters(second)
     rows = None if data is None else _Rows(data, first, processing_class, data_collator, batch_size)
     if method == "weights":
-        with tqdm(desc="Align: steps", unit=" spaces") as progress:
+        with tqdm(desc="Align: steps", unit=" spaces", disable=None) as progress:
             found, before, after = match_weights(
                 bound, ours, theirs, num_starts=num_starts, seed=seed, step=progress.update
             )
@@ -144,7 +144,7 @@ class _Rows:
 
     def __iter__(self) -> Iterator[Any]:
         number = len(self._data)
-        for first in tqdm(range(0, number, self._batch_size), desc="Align: batches"):
+        for first in tqdm(range(0, number, self._batch_size), desc="Align: batches", disable=None):
             yield self._batch(range(first, min(first + self._batch_size, number)))
 
     def few(self) -> list[Any]:

@@ -219,7 +219,7 @@ def build_model(name: str, seed: int, num_classes: int = 10, **options: Any) -> 
     | `bert` | a transformer of 2 layers for short texts; `vocab_size` is needed | 110,000 |
     """
     set_seed(seed)
-    labels = {
+    labels: dict[str, Any] = {
         "id2label": {i: str(i) for i in range(num_classes)},
         "label2id": {str(i): i for i in range(num_classes)},
     }

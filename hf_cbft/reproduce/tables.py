@@ -280,8 +280,8 @@ def _paths(run: Run) -> list[Table]:
 def _symmetry(run: Run) -> list[Table]:
     """The barriers, and by pair and alignment what is left of them and how surely it is less."""
     note = (
-        "Left: the barrier with the end's units in the start's order as a share of that without, and the difference of "
-        "the two with its 95 % t-interval over seeds. In brackets: in how many seeds the difference, with rows drawn "
+        "Left: the barrier with the end's units in the start's order as a share of that without; lower by: the "
+        "difference of the two with its 95 % t-interval over seeds. In brackets: in how many seeds the difference, with rows drawn "
         "anew, has a 95 % interval above 0."
     )
     parts = ("no_cue", "cue")
