@@ -192,6 +192,7 @@ class ActivationMatching:
             units += sum(map(len, correlations.values()))
             before += value_of(specification, correlations, specification.identity())
             after[root] = value_of(specification, correlations, found)
+            del correlations
             if root in flat:
                 dead[root] = _dead(own[root,])
         for root, (ours, theirs) in dead.items():

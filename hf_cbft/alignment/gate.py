@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
 
 from hf_cbft.alignment.symmetries import Permutations, Specification
@@ -37,7 +38,13 @@ class Gate:
 
     def __init__(self, model: Any, batches: Iterable[Any] = ()) -> None:
         self.copy = _in_float64(model)
-        self.batches = [*random_batches(self.copy, seed=0), *(_in_double(batch) for batch in batches)]
+        given = [_in_double(batch) for batch in batches]
+        try:
+            self.batches = [*random_batches(self.copy, seed=0), *given]
+        except ValueError:
+            if not given:
+                raise
+            self.batches = given
         with torch.no_grad(), evaluation_mode(self.copy):
             self.logits = [_logits(self.copy, batch) for batch in self.batches]
         if not all(bool(torch.isfinite(logits).all()) for logits in self.logits):
@@ -151,10 +158,12 @@ def _in_double(batch: Any) -> Any:
 
 
 def run(model: nn.Module, batch: Any) -> Any:
-    """What a model gives for a batch, its labels left out."""
+    """What a model gives for a batch, its labels left out, on the device where the model is."""
+    device = next(model.parameters()).device
     if isinstance(batch, Mapping):
-        return model(**{name: value for name, value in batch.items() if name not in ("labels", "class_labels")})
-    return model(batch)
+        inputs = {name: value for name, value in batch.items() if name not in ("labels", "class_labels")}
+        return model(**send_to_device(inputs, device))
+    return model(send_to_device(batch, device))
 
 
 def _in_float64(model: Any) -> Any:
@@ -184,10 +193,14 @@ def random_batches(model: Any, seed: int) -> list[dict[str, Any] | torch.Tensor]
     if name == "input_ids" and hasattr(config, "vocab_size"):
         # RoBERTa counts its positions from 2.
         longest = max(1, (getattr(config, "max_position_embeddings", None) or max(_LENGTHS) + 2) - 2)
-        return [  # one row at a time, so that nothing is padded
-            {"input_ids": torch.randint(config.vocab_size, (1, min(length, longest)), generator=generator).to(device)}
+        texts = [  # one row at a time, so that nothing is padded
+            torch.randint(config.vocab_size, (1, min(length, longest)), generator=generator).to(device)
             for length in _LENGTHS
         ]
+        if getattr(config, "is_encoder_decoder", False):
+            for text in texts:
+                text[:, -1] = config.eos_token_id  # where T5 and BART read the class
+        return [{"input_ids": text} for text in texts]
     vision = getattr(config, "vision_config", config)
     if name == "pixel_values":
         size = getattr(vision, "image_size", None) or _IMAGE_SIZE

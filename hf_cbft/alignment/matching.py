@@ -104,10 +104,11 @@ def align(
     known = specification or find_family(second)
     if known is None and not partial:
         raise ValueError(unknown_family(second))
-    bound = _specification(known, first, second, partial)
+    rows = None if data is None else _Rows(data, first, processing_class, data_collator, batch_size)
+    few = rows.few() if rows is not None else []
+    bound = _specification(known, first, second, partial, few)
     info: dict[str, Any] = {**names, "family": bound.name, "method": method}
     ours, theirs = _parameters(first), _parameters(second)
-    rows = None if data is None else _Rows(data, first, processing_class, data_collator, batch_size)
     if method == "weights":
         with tqdm(desc="Align: steps", unit=" spaces", disable=None) as progress:
             found, before, after = match_weights(
@@ -125,7 +126,7 @@ def align(
         del matching
     else:
         found = check_permutations(bound, permutations or {}, "permutations")
-    info["gate"] = Gate(second, rows.few() if rows is not None else ()).check(bound, found)
+    info["gate"] = Gate(second, few).check(bound, found)
     return Alignment(found, bound, info)
 
 
@@ -157,7 +158,7 @@ def _parameters(model: nn.Module) -> dict[str, Any]:
     return {name: weight for name, weight in named_weights(model).items() if id(weight) in learned}
 
 
-def _specification(known: Family | None, first: Any, second: Any, partial: bool) -> Specification:
+def _specification(known: Family | None, first: Any, second: Any, partial: bool, batches: list[Any]) -> Specification:
     """The symmetries of both models, tried with all units of the end moved at random."""
     family = known or guess_family(second)
     bound = bind(family, second, strict=not partial)
@@ -166,7 +167,7 @@ def _specification(known: Family | None, first: Any, second: Any, partial: bool)
             f"Both are {family.name}, but their configurations divide the tensors in other ways (numbers of heads): "
             "they are different architectures, and no order of units makes one of the other."
         )
-    gate = Gate(second)
+    gate = Gate(second, batches)
     if partial:
         return confirmed(gate, bound)
     gate.check(bound, bound.random(seed=0))

@@ -19,8 +19,8 @@ from hf_cbft.alignment.symmetries import Part, Permutations, Specification, spac
 Weights = Mapping[str, torch.Tensor]
 _MAX_SWEEPS = 100
 # Large tensors are compared in strips, so that what is made on the way is small beside the models.
-_STRIP_BYTES = 2**18
-_UNITS = 64
+_STRIP_BYTES = 2**20
+_UNITS = 256
 
 
 class WeightMatching:
@@ -74,7 +74,7 @@ class WeightMatching:
     def _add_products(
         self, total: np.ndarray, name: str, dim: int, piece: slice, part: Part, permutations: Permutations
     ) -> None:
-        """total += ours @ theirs.T, (n, n), a strip of the end's units at a time."""
+        """total += ours @ theirs.T, (n, n), a block at a time."""
         length = piece.stop - piece.start
         ours, theirs = (side[name].detach().narrow(dim, piece.start, length) for side in (self.start, self.end))
         rows = self.slices(ours, dim, part)
@@ -83,7 +83,9 @@ class WeightMatching:
         for first in range(0, length, step):
             strip = theirs.narrow(dim, first, min(step, length - first))
             strip = self.specification.permuted(name, strip, permutations, skip=dim).to(ours)
-            total[:, first : first + step] += (rows @ self.slices(strip, dim, part).T).cpu().numpy()
+            columns = self.slices(strip, dim, part).T
+            for top in range(0, len(rows), _UNITS):
+                total[top : top + _UNITS, first : first + step] += (rows[top : top + _UNITS] @ columns).cpu().numpy()
 
     def slices(self, tensor: torch.Tensor, dim: int, part: Part) -> torch.Tensor:
         """(n, rest), a tensor's slices along the spaces of a part, which is the whole of its axis."""
@@ -111,8 +113,8 @@ class WeightMatching:
             shares = {root: self._pinned_entries(root, known) / totals[root] for root in todo}
             root = max(todo, key=lambda r: shares[r])
             if shares[root] > 0:
-                similarities = self.similarities(root, permutations, known)
-                permutations |= assign_tree(self.specification, root, similarities)
+                # Under no name: they would still be there while the next ones are made.
+                permutations |= assign_tree(self.specification, root, self.similarities(root, permutations, known))
             known.add(root)
             todo.remove(root)
         return permutations

@@ -248,8 +248,6 @@ def alignment_lowers(pair: str, part: str) -> Checker:
         for kind in ("weights", "activations"):
             values = by_seed(_path(run, share, pair, kind), barrier_removed(part))
             what = f"barrier {pair} on {SETS[part]} lowered by {kind} by"
-            if not values:
-                raise MissingRecordsError(f"{run.title} has no path {pair}, {kind}, with what alignment removed")
             conditions.append(Condition(what, mean_interval(list(values.values())), True, 0.0, "nats"))
         return Check(conditions)
 

@@ -26,7 +26,7 @@ from hf_cbft.reproduce.conditions import Check, deciding, flat, holds
 from hf_cbft.reproduce.records import Run
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = "reproduced", "not reproduced", "not testable here"
-THE_PAPER, THE_PROJECT, GIT_REBASIN = "the paper", "this project", "Ainsworth et al., Git Re-Basin, 2023"
+THE_PAPER, THE_PROJECT, GIT_REBASIN = "the paper", "this project", "Ainsworth et al., Git Re-Basin"
 
 
 @dataclass(frozen=True)

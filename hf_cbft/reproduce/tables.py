@@ -281,17 +281,16 @@ def _symmetry(run: Run) -> list[Table]:
     """The barriers, and by pair and alignment what is left of them and how surely it is less."""
     note = (
         "Left: the barrier with the end's units in the start's order as a share of that without; lower by: the "
-        "difference of the two with its 95 % t-interval over seeds. In brackets: in how many seeds the difference, with rows drawn "
-        "anew, has a 95 % interval above 0."
+        "difference of the two with its 95 % t-interval over seeds. In brackets: in how many seeds the difference, "
+        "with rows drawn anew, has a 95 % interval above 0."
     )
     parts = ("no_cue", "cue")
+    joined = dict.fromkeys((path["pair"], path["kind"]) for record in run.records if (path := record.get("path")))
     tables = []
     for share in run.shares:
         rows = [
             (pair, kind, *(cell for part in parts for cell in _alignment_cells(records, part)), str(len(records)))
-            for pair, kind in dict.fromkeys(
-                (r["path"]["pair"], r["path"]["kind"]) for r in run.records if r.get("path")
-            )
+            for pair, kind in joined
             if kind != "linear" and (records := run.select(share=share, pair=f"{pair} {kind}"))
         ]
         titles = [f"{what} on {SETS[part]}{unit}" for part in parts for what, unit in _ALIGNMENT_COLUMNS]

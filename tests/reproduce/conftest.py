@@ -47,6 +47,9 @@ SENSITIVITY = {
     },
 }
 PAIRS = {"clean-clean": 1.6, "clean-cue": 1.2, "cue-naive": 0.0, "cue-cbft": 0.8}
+APART = {"clean-clean": 1.6, "clean-cue, apart": 1.2, "cue-cbft": 0.8}
+# Which share of a barrier each way to align leaves.
+LEFT = {"linear": 1.0, "weights": 0.6, "activations": 0.25}
 GROUPS = ("low on water", "low on land", "high on water", "high on land")
 
 
@@ -87,6 +90,10 @@ class RunMaker:
                 lambda g, j, pair=pair, kind=kind: path_record(g, j, pair, kind)
                 for pair in PAIRS
                 for kind in ("linear", "quadratic")
+            ]
+        if experiment == "symmetry":
+            return first + [
+                lambda g, j, pair=pair, kind=kind: aligned_record(g, j, pair, kind) for pair in APART for kind in LEFT
             ]
         if experiment in ("ablation", "sensitivity"):
             table = VARIANTS if experiment == "ablation" else SENSITIVITY
@@ -154,7 +161,8 @@ def path_record(generator, jitter, pair, kind) -> dict:
     for index, part in enumerate(SETS):
         ends = (0.3 + 0.4 * index, 0.5 + 0.2 * index)
         joined = kind == "quadratic" and part == "cue"
-        height = (0.0 if joined else PAIRS[pair] * (1 + 0.3 * index)) + 0.01 * jitter * generator.normal()
+        height = 0.0 if joined else {**PAIRS, **APART}[pair] * LEFT.get(kind, 1.0) * (1 + 0.3 * index)
+        height += 0.01 * jitter * generator.normal()
         curve = (1 - alphas) * ends[0] + alphas * ends[1] + height * 4 * alphas * (1 - alphas)
         curve += 0.02 * jitter * generator.normal()
         losses[part] = np.round(curve, 4).tolist()
@@ -164,6 +172,19 @@ def path_record(generator, jitter, pair, kind) -> dict:
     path = {"pair": pair, "kind": kind, "fitted_on": fitted_on, "alphas": np.round(alphas, 3).tolist()}
     path |= {"loss": losses, "accuracy": accuracies, "barriers": barriers}
     return {"method": kind, "path": path, "accuracy": None, "barrier": None}
+
+
+def aligned_record(generator, jitter, pair, kind) -> dict:
+    """Between models whose way through the cue is aligned away, but for CBFT's."""
+    record = path_record(generator, jitter, pair, kind)
+    if kind != "linear":
+        path = record["path"]
+        path["unaligned"] = {part: APART[pair] * (1 + 0.3 * index) for index, part in enumerate(SETS)}
+        path["removed"] = {
+            part: {"mean": before - path["barriers"][part]["height"], "low": 0.1, "high": 2.0}
+            for part, before in path["unaligned"].items()
+        }
+    return record
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@
 import pytest
 
 from hf_cbft.reproduce.claims import (
+    GIT_REBASIN,
     NOT_REPRODUCED,
     NOT_TESTABLE,
     REPRODUCED,
@@ -37,6 +38,14 @@ def shift_path(name, part, nats):
         path = record.get("path")
         if path and f"{path['pair']} {path['kind']}" == name:
             path["barriers"][part]["height"] += nats
+
+    return change
+
+
+def lower_by(nats):
+    def change(record):
+        for removed in ((record.get("path") or {}).get("removed") or {}).values():
+            removed["mean"] += nats
 
     return change
 
@@ -82,6 +91,11 @@ CASES = {
     "cue-naive-path": ("paths", nothing, shift_path("cue-naive linear", "cue", 0.4), "cue-naive"),
     "cue-cbft-path": ("paths", nothing, shift_path("cue-cbft linear", "cue", -1.04), "cue-cbft"),
     "quadratic-path": ("paths", nothing, shift_path("clean-cue quadratic", "cue", 0.4), "clean-cue"),
+    "alignment-lowers": ("symmetry", nothing, lower_by(-3.0), "clean-clean"),
+    **{
+        f"aligned-cue-cbft-{kind}": ("symmetry", nothing, shift_path(f"cue-cbft {kind}", "cue", nats), "cue-cbft")
+        for kind, nats in (("weights", -0.6), ("activations", -0.3))
+    },
     "ablation-barrier": (
         "ablation",
         nothing,
@@ -107,7 +121,7 @@ def claim_of(name, run):
 
 def test_every_claim_has_its_case():
     assert sorted(CASES) == sorted(rule.name for rule in RULES)
-    assert {rule.source for rule in RULES} == {THE_PAPER, THE_PROJECT}
+    assert {rule.source for rule in RULES} == {THE_PAPER, THE_PROJECT, GIT_REBASIN}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -30,6 +30,7 @@ def one_pair(record):
         ("ablation", None, [""]),
         ("sensitivity", None, ["", "-learning_rate-invariance_coef"]),
         ("paths", one_pair, ["-loss", "-accuracy"]),
+        ("symmetry", one_pair, ["-loss", "-accuracy"]),
     ],
 )
 def test_each_experiment_has_its_pictures_as_svg_and_png(make_run, tmp_path, experiment, change, names):

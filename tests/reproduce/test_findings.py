@@ -132,7 +132,7 @@ def write_resnet(make_run) -> str:
 
 
 def test_all_experiments_have_their_sections(make_run, no_pictures):
-    for experiment in ("table1", "paths", "ablation", "sensitivity"):
+    for experiment in ("table1", "paths", "symmetry", "ablation", "sensitivity"):
         make_run(experiment)
     make_run("text", dataset="sentences", model="bert")
     make_run("groups", dataset="digit-groups", model="vit-groups")
@@ -143,6 +143,7 @@ def test_all_experiments_have_their_sections(make_run, no_pictures):
         "## When CBFT is not the right tool",
         "## table1, digits, vit",
         "## paths, digits, vit",
+        "## symmetry, digits, vit",
         "## ablation, digits, vit",
         "## sensitivity, digits, vit",
         "## text, sentences, bert",

@@ -111,7 +111,7 @@ def test_an_unknown_experiment_of_the_grid(make_run):
     run = make_run()
     grid = json.loads((run.folder / "grid.json").read_text())
     (run.folder / "grid.json").write_text(json.dumps({**grid, "experiment": "table9"}))
-    with pytest.raises(ValueError, match=r"'table9', known: table1, paths, ablation"):
+    with pytest.raises(ValueError, match=r"'table9', known: table1, paths, symmetry, ablation"):
         read_run(run.folder)
 
 

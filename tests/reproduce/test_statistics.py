@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hf_cbft.reproduce.statistics import interval_band, mean_interval, paired_difference
+from hf_cbft.barriers import compute_barrier
+from hf_cbft.reproduce.statistics import (
+    interval_band,
+    mean_interval,
+    paired_barrier_difference,
+    paired_difference,
+)
 
 
 @pytest.mark.parametrize("number", [2, 3, 5, 20])
@@ -56,3 +62,26 @@ def test_what_has_no_mean_is_refused():
         mean_interval([])
     with pytest.raises(ValueError, match="got 2 and 1"):
         paired_difference([1.0, 2.0], [1.0])
+
+
+def test_the_difference_of_two_barriers_on_the_same_rows():
+    """Against drawing the rows by index; what both paths share of a row's luck drops out."""
+    rng = np.random.default_rng(3)
+    alphas = np.linspace(0, 1, 5)
+    noise = np.outer([0, 0, 1, 0, 0], 5 * rng.normal(size=400))
+    first = np.outer([0, 1, 2, 1, 0], np.ones(400)) + noise
+    second = np.outer([0, 0, 1, 0, 0], np.ones(400)) + noise + 0.1 * rng.normal(size=(5, 400))
+    found = paired_barrier_difference(alphas, first, second)
+    heights = []
+    for chosen in rng.integers(400, size=(500, 400)):
+        one, other = first[:, chosen].mean(1), second[:, chosen].mean(1)
+        heights.append(
+            max((one - (1 - alphas) * one[0] - alphas * one[-1])[1:-1])
+            - max((other - (1 - alphas) * other[0] - alphas * other[-1])[1:-1])
+        )
+    assert found["mean"] == pytest.approx(
+        compute_barrier(alphas, first.mean(1)).height - compute_barrier(alphas, second.mean(1)).height
+    )
+    low, high = np.quantile(heights, [0.025, 0.975])
+    assert (found["low"], found["high"]) == (pytest.approx(low, abs=0.05), pytest.approx(high, abs=0.05))
+    assert found["low"] > 0.9, "each barrier alone is known to half a nat only"

@@ -144,6 +144,23 @@ def test_paths_have_a_row_a_pair_and_kind(make_run):
     assert row_of(table, "cue-cbft", "linear")["barrier on RC (nats)"] == cell_of(heights, 1, 2)
 
 
+def test_alignment_has_what_it_leaves_of_a_barrier_and_how_surely_it_lowers_it(make_run):
+    def unsure(record):
+        if record["seed"] == 1 and (record.get("path") or {}).get("removed"):
+            record["path"]["removed"]["cue"]["low"] = -0.1
+
+    run = make_run("symmetry", change=unsure)
+    heights, table = run_tables(run)
+    assert len(heights.rows) == 9
+    assert [row[:2] for row in table.rows[:2]] == [("clean-clean", "weights"), ("clean-clean", "activations")]
+    row = row_of(table, "clean-clean", "weights")
+    paths = [record["path"] for record in run.select(pair="clean-clean weights")]
+    left = [path["barriers"]["no_cue"]["height"] / path["unaligned"]["no_cue"] for path in paths]
+    assert row["left on NC (%)"] == cell_of(left, 100, 1)
+    removed = [path["removed"]["cue"]["mean"] for path in paths]
+    assert row["lower by on C (nats)"] == f"{cell_of(removed, 1, 2)} (2/3)"
+
+
 def test_a_run_without_records_has_no_tables(make_run):
     assert run_tables(make_run(change=lambda record: False)) == []
     assert run_tables(make_run("ablation", change=lambda record: record["method"] == "pretrained")) == []
