@@ -178,9 +178,14 @@ def check_permutations(specification: Specification, given: Mapping[str, Any], w
             )
         array = np.asarray(permutation)
         if array.shape != found[space].shape or not np.array_equal(np.sort(array, axis=-1), found[space]):
+            wrong = (
+                "numbers twice or out of that range"
+                if array.shape == found[space].shape
+                else f"the shape {array.shape}"
+            )
             raise ValueError(
                 f"{what} has no permutation for {space}: it takes whole numbers from 0 to "
-                f"{found[space].shape[-1] - 1}, each once, shaped {found[space].shape}; got {array.shape}."
+                f"{found[space].shape[-1] - 1}, each once, in the shape {found[space].shape}; got {wrong}."
             )
         found[space] = array.astype(np.int64)
     return found

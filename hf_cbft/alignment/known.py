@@ -11,7 +11,7 @@ from hf_cbft.alignment.families.llama import LLAMA
 from hf_cbft.alignment.families.mlp import MLP, find_stack
 from hf_cbft.alignment.families.resnet import CONVNEXT, RESNET
 from hf_cbft.alignment.families.vit import CLIP_VISION, VIT
-from hf_cbft.alignment.symmetries import Family
+from hf_cbft.alignment.symmetries import Family, bind
 
 FAMILIES = (BERT, CLIP_VISION, CONVNEXT, DISTILBERT, GPT2, LLAMA, MLP, MPNET, RESNET, ROBERTA, VIT)
 
@@ -26,10 +26,23 @@ def find_family(model: Any) -> Family | None:
 def unknown_family(model: Any) -> str:
     """What a user is told of a model without one."""
     model_type = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
-    types = [known for family in FAMILIES for known in family.model_types]
-    near = difflib.get_close_matches(model_type, types, n=1, cutoff=0.0)[0]
+    types = sorted(known for family in FAMILIES for known in family.model_types)
     return (
-        f"The symmetries of {model_type} are not known (the nearest name is {near}; there is "
-        f"{', '.join(sorted(types))}): give a specification (docs/alignment.md shows how to write one), or align only "
-        "the parts that can be confirmed with partial=True."
+        f"The symmetries of {model_type} are not known (the nearest is {_nearest(model, model_type, types)}; there is "
+        f"{', '.join(types)}): give a specification (docs/alignment.md shows how to write one), or align only the "
+        "parts that can be confirmed with partial=True."
     )
+
+
+def _nearest(model: Any, model_type: str, types: list[str]) -> str:
+    """The family that knows most of the model's tensors by their names; where none does, the one spelt most alike."""
+    tensors = {family.model_types[0]: _tensors_known(family, model) for family in FAMILIES}
+    nearest = max(tensors, key=lambda name: tensors[name])
+    return nearest if tensors[nearest] else difflib.get_close_matches(model_type, types, n=1, cutoff=0.0)[0]
+
+
+def _tensors_known(family: Family, model: Any) -> int:
+    try:
+        return sum(any(axes) for axes in bind(family, model, strict=False).axes.values())
+    except (ValueError, AttributeError, KeyError, TypeError):  # its flows ask for another kind of model
+        return 0

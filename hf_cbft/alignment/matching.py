@@ -125,7 +125,7 @@ def align(
         info |= {"rows": len(data), "dead": dead}
         del matching
     else:
-        found = check_permutations(bound, permutations or {}, "permutations")
+        found = check_permutations(bound, permutations or {}, "The argument permutations")
     info["gate"] = Gate(second, few).check(bound, found)
     return Alignment(found, bound, info)
 

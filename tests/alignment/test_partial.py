@@ -108,12 +108,12 @@ def _bert_with_another_head():
 
 @pytest.mark.parametrize(
     ("build", "model_type", "nearest"),
-    [(_t5, "t5", "vit"), (_wav2vec2, "wav2vec2", "qwen2"), (_modernbert, "modernbert", "camembert")],
+    [(_t5, "t5", "vit"), (_wav2vec2, "wav2vec2", "bert"), (_modernbert, "modernbert", "bert")],
 )
 def test_an_unknown_architecture_is_refused(build, model_type, nearest):
     model = build()
     message = (
-        rf"The symmetries of {model_type} are not known \(the nearest name is {nearest}; there is bert, .*docs/align"
+        rf"The symmetries of {model_type} are not known \(the nearest is {nearest}; there is bert, .*docs/align"
     )
     with pytest.raises(ValueError, match=message):
         align(model, model)
