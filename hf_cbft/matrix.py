@@ -92,7 +92,7 @@ class MatrixEvaluator:
             batch_size,
             metrics,
             calibration_dataset,
-            trust_remote_code,
+            trust_remote_code=trust_remote_code,
             dtype=dtype,
             device_map=device_map,
             token=token,

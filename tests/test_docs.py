@@ -54,14 +54,14 @@ def has(page: str, language: str) -> bool:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """What the pages speak of, in small: folders of images, two models, a language model and its rows."""
+    """What the pages speak of, in small: folders of images, three models, a language model and its rows."""
     folder = tmp_path_factory.mktemp("docs")
     make = runpy.run_path(str(ROOT / "examples" / "make_watermarked_images.py"))["make_images"]
     make.__globals__["FOLDERS"] = tuple((name, 6, *how) for name, _, *how in make.__globals__["FOLDERS"])
     make(folder / "shapes")
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     labels = {"id2label": dict(enumerate(KINDS)), "label2id": {kind: i for i, kind in enumerate(KINDS)}}
-    for seed, name in enumerate(("watermarked-model", "cbft-model")):
+    for seed, name in enumerate(("watermarked-model", "cbft-model", "another-seed")):
         set_seed(seed)
         ViTForImageClassification(ViTConfig(image_size=24, patch_size=8, **sizes, **labels)).save_pretrained(
             folder / name

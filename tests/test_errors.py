@@ -17,7 +17,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image as PILImage
-from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
+from transformers import (
+    ElectraConfig,
+    ElectraForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+)
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
@@ -32,12 +39,14 @@ from hf_cbft import (
     PolylinePath,
     QuadraticPath,
     TokenCue,
+    align,
     at_point,
     barrier_loss,
     compute_barrier,
     invariance_loss,
     make_counterfactuals,
 )
+from hf_cbft.alignment import Alignment, Family
 from hf_cbft.baselines import retrain_last_layer
 from hf_cbft.callbacks import ConnectivityCallback
 from hf_cbft.checkpoints import compare
@@ -222,6 +231,30 @@ def dominoes(w, rows):
     """Dominoes of two classes on the rows of four."""
     cue = DominoCue(w.images.select([0, 1, 4, 5]))
     return make_counterfactuals(cue.prepare(rows), cue)
+
+
+def electra():
+    sizes = {"embedding_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    return ElectraForSequenceClassification(ElectraConfig(vocab_size=8, num_attention_heads=2, **sizes))
+
+
+def quantised(w):
+    model = copy.deepcopy(w.vit)
+    model.is_quantized = True
+    return model
+
+
+def pruned(w):
+    """Its tensors are those of two heads."""
+    model = copy.deepcopy(w.vit)
+    model.config.num_attention_heads = 3
+    return model
+
+
+def constant(w):
+    model = copy.deepcopy(w.vit)
+    torch.nn.init.zeros_(model.classifier.weight)
+    return model
 
 
 # What it is, the call, its exception and the whole text; {tmp} stands for the folder of the files above.
@@ -757,6 +790,175 @@ CALLS = [
         "The label map sends 'a' to 'z', and the classes of the model are x (0), b (1), c (2), d (3): give one of "
         "these names or ids.",
     ),
+    (
+        "alignment by an unknown method",
+        lambda w: align(w.vit, w.vit, "weight"),
+        ValueError,
+        "method = 'weight': there is weights, activations, given.",
+    ),
+    (
+        "alignment by activations without data",
+        lambda w: align(w.vit, w.vit, "activations"),
+        ValueError,
+        "method='activations' compares units on data, and none was given: give data=.",
+    ),
+    (
+        "alignment by activations on no rows",
+        lambda w: align(w.vit, w.vit, "activations", w.rows.select([])),
+        ValueError,
+        "data is empty.",
+    ),
+    (
+        "permutations that are to be found",
+        lambda w: align(w.vit, w.vit, permutations={"residual": range(16)}),
+        ValueError,
+        "permutations go with method='given', and that one with permutations: give both or neither.",
+    ),
+    (
+        "no descent",
+        lambda w: align(w.vit, w.vit, num_starts=0),
+        ValueError,
+        "num_starts = 0: give at least 1.",
+    ),
+    (
+        "alignment of other architectures",
+        lambda w: align(w.vit, w.bert),
+        ValueError,
+        "BertForSequenceClassification cannot be interpolated with the model: vit.embeddings.cls_token is missing;"
+        " vit.embeddings.position_embeddings is missing; vit.embeddings.patch_embeddings.projection.weight is "
+        "missing (and 74 more). Both ends need the same architecture and sizes.",
+    ),
+    (
+        "alignment of other widths",
+        lambda w: align(w.vit, w.wide),
+        ValueError,
+        "ViTForImageClassification cannot be interpolated with the model: vit.embeddings.cls_token has shape (1, "
+        "1, 32), not (1, 1, 16); vit.embeddings.position_embeddings has shape (1, 5, 32), not (1, 5, 16); "
+        "vit.embeddings.patch_embeddings.projection.weight has shape (32, 3, 4, 4), not (16, 3, 4, 4) (and 34 "
+        "more). Both ends need the same architecture and sizes.",
+    ),
+    (
+        "alignment of other numbers of heads",
+        lambda w: align(w.vit, other_vit(w, num_attention_heads=4)),
+        ValueError,
+        "Both are ViT, but their configurations divide the tensors in other ways (numbers of heads): they are "
+        "different architectures, and no order of units makes one of the other.",
+    ),
+    (
+        "alignment of an unknown architecture",
+        lambda w: align(electra(), electra()),
+        ValueError,
+        "The symmetries of electra are not known (the nearest is roberta; there is bert, camembert, "
+        "cifar_resnet, clip, clip_vision_model, convnext, deit, distilbert, gpt2, llama, mistral, mlp, mpnet, "
+        "qwen2, qwen3, resnet, roberta, vit, xlm-roberta): give a specification (docs/alignment.md shows how to "
+        "write one), or align only the parts that can be confirmed with partial=True.",
+    ),
+    (
+        "alignment of pruned heads",
+        lambda w: align(*[pruned(w)] * 2),
+        ValueError,
+        "vit.layers.0.attention.q_proj has 16 entries, which are not 'heads.0 query.0' with the sizes of the "
+        "configuration (15): were heads pruned? Give a model whose tensors are as its configuration says.",
+    ),
+    (
+        "alignment of NaN",
+        lambda w: align(w.vit, w.broken),
+        ValueError,
+        "ViTForImageClassification has NaN in classifier.weight: its training diverged, so give an earlier "
+        "checkpoint.",
+    ),
+    (
+        "alignment of an adapter",
+        lambda w: align(w.vit, w.adapted()),
+        NotImplementedError,
+        "ViTForImageClassification is an adapter, and moving units would need another base below it: "
+        "merge_and_unload it, save the model, and align that.",
+    ),
+    (
+        "alignment of an adapter by name",
+        lambda w: align(w.tmp / "start", f"{w.tmp}/start+{w.tmp}/foreign"),
+        NotImplementedError,
+        "{tmp}/start+{tmp}/foreign is an adapter, and moving units would need another base below it: "
+        "merge_and_unload it, save the model, and align that.",
+    ),
+    (
+        "alignment of a quantised model",
+        lambda w: align(w.vit, quantised(w)),
+        NotImplementedError,
+        "ViTForImageClassification is quantised, and units cannot be moved across its blocks: load it without "
+        "quantization_config.",
+    ),
+    (
+        "alignment without a head",
+        lambda w: align(w.vit.vit, w.vit.vit),
+        ValueError,
+        "ViTModel gives no logits: what it gives moves with its units, so it is no proof. Give the model with its "
+        "head.",
+    ),
+    (
+        "alignment of a constant",
+        lambda w: align(*[constant(w)] * 2),
+        ValueError,
+        "ViTForImageClassification gives the same logits for every input, so they cannot show whether an "
+        "alignment changed it: give a trained model.",
+    ),
+    (
+        "alignment with a tensor forgotten",
+        lambda w: align(w.vit, w.vit, specification=Family("Mine", (), {"classifier": "residual ->"})),
+        ValueError,
+        "The symmetries of Mine do not say what vit.embeddings.cls_token, vit.embeddings.position_embeddings, "
+        "vit.embeddings.patch_embeddings.projection.weight and 35 more of this ViTForImageClassification carries: "
+        "align only the parts that can be confirmed with partial=True, or give a specification that names all "
+        "tensors.",
+    ),
+    (
+        "alignment with a space that is none",
+        lambda w: align(w.vit, w.vit, "given", permutations={"channels": range(16)}),
+        ValueError,
+        "The argument permutations moves channels, and this architecture has no such space: it has residual, "
+        "heads.0, query.0, value.0, units.0, and so on.",
+    ),
+    (
+        "alignment with too many units",
+        lambda w: align(w.vit, w.vit, "given", permutations={"heads.0": range(3)}),
+        ValueError,
+        "The argument permutations has no permutation for heads.0: it takes whole numbers from 0 to 1, each once, "
+        "in the shape (2,); got the shape (3,).",
+    ),
+    (
+        "alignment with a unit twice",
+        lambda w: align(w.vit, w.vit, "given", permutations={"residual": [0] * 16}),
+        ValueError,
+        "The argument permutations has no permutation for residual: it takes whole numbers from 0 to 15, each once, "
+        "in the shape (16,); got numbers twice or out of that range.",
+    ),
+    (
+        "alignment from nowhere",
+        lambda w: Alignment.load(w.tmp / "nowhere"),
+        ValueError,
+        "{tmp}/nowhere is no alignment: give the file, or the folder, of hf-cbft align.",
+    ),
+    (
+        "alignment that is a checkpoint",
+        lambda w: Alignment.load(w.tmp / "start" / "model.safetensors"),
+        ValueError,
+        "{tmp}/start/model.safetensors holds no alignment that can be read (its format is 'pt', not 'hf_cbft "
+        "alignment 1'): make it again.",
+    ),
+    (
+        "alignment that is cut off",
+        lambda w: Alignment.load(w.tmp / "cut" / "model.safetensors"),
+        ValueError,
+        "{tmp}/cut/model.safetensors holds no alignment that can be read (Error while deserializing header: "
+        "incomplete metadata, file not fully covered): make it again.",
+    ),
+    (
+        "alignment for another width",
+        lambda w: align(w.vit, w.vit).apply(w.wide),
+        ValueError,
+        "The alignment moves 16 units of vit.embeddings.cls_token, and this ViTForImageClassification has 32: "
+        "give a model of the architecture and sizes that it was made for.",
+    ),
 ]
 
 # What stands for what in the commands, beside {tmp}.
@@ -767,6 +969,27 @@ WORDS = {
 }
 # The words of a command, and below them the text that follows "hf-cbft COMMAND: error: "; its lines are one.
 COMMANDS = """
+align {tmp}/start
+    two checkpoints are needed: hf-cbft align START END --output_dir FOLDER.
+align ENDS
+    name a new folder for the aligned checkpoint with --output_dir.
+align ENDS --output_dir {tmp}/start
+    {tmp}/start exists and is not empty: name another folder with --output_dir.
+align ENDS OUT --method guess
+    --method is weights or activations; got 'guess'.
+align ENDS OUT --method activations
+    --method activations compares units on data, and weights needs none: give --dataset NAME=SOURCE with activations,
+    and only then.
+align ENDS OUT --num_starts 0
+    num_starts = 0: give at least 1.
+align ENDS OUT --seed -1
+    seeds are whole numbers from 0 on; got -1.
+align ENDS OUT --method activations --dataset x=nowhere.csv
+    There is no file or folder nowhere.csv: SOURCE is a data set's id on the Hub, a folder saved with save_to_disk, a
+    folder of images in class folders, a file (.csv, .tsv, .json, .jsonl, .ndjson, .parquet) or digits.
+align {tmp}/start {tmp}/foreign OUT
+    {tmp}/foreign is an adapter, and moving units would need another base below it: merge_and_unload it, save the
+    model, and align that.
 check {tmp}/start
     two checkpoints are needed: hf-cbft check START END.
 check {tmp}/start {tmp}/nowhere
@@ -820,6 +1043,12 @@ evaluate ENDS --dataset {tmp}/images
     name a new folder for the result with --output_dir.
 evaluate {tmp}/start --dataset {tmp}/images OUT
     two checkpoints are needed: hf-cbft evaluate START END --dataset NAME=SOURCE.
+evaluate ENDS --dataset {tmp}/images OUT --align activations
+    --align activations compares units on data: give it with --calibration_dataset, or take --align weights.
+evaluate ENDS --dataset {tmp}/images OUT --align nowhere
+    --align nowhere: give weights, activations, or the folder that hf-cbft align has written.
+evaluate ENDS --dataset {tmp}/images OUT --align {tmp}/start
+    {tmp}/start is no alignment: give the file, or the folder, of hf-cbft align.
 evaluate ENDS --dataset nowhere.csv OUT
     There is no file or folder nowhere.csv: SOURCE is a data set's id on the Hub, a folder saved with save_to_disk, a
     folder of images in class folders, a file (.csv, .tsv, .json, .jsonl, .ndjson, .parquet) or digits.
@@ -926,7 +1155,7 @@ matrix {tmp}/start {tmp}/foreign --dataset cue={tmp}/images OUT
 matrix ENDS --dataset cue={tmp}/images --confidence 95 OUT
     confidence = 95.0 is not a level: give a number between 0 and 1.
 reproduce --experiment table2
-    unknown experiment 'table2'; there is table1, paths, ablation, sensitivity, text, groups.
+    unknown experiment 'table2'; there is table1, paths, symmetry, ablation, sensitivity, text, groups.
 reproduce --shares 60
     a share of the cue is a fraction from 0 to 1; got 60.
 reproduce --methods sgd
@@ -942,7 +1171,8 @@ reproduce --dataset {tmp}/nowhere
     There is no file or folder {tmp}/nowhere: SOURCE is a data set's id on the Hub, a folder saved with save_to_disk, a
     folder of images in class folders, a file (.csv, .tsv, .json, .jsonl, .ndjson, .parquet) or digits.
 reproduce --model cnn
-    unknown model 'cnn' for digits; there is vit, resnet18-16, resnet.
+    unknown model 'cnn' for digits; there is vit, resnet18-16, resnet, resnet-32,
+    resnet-128, mlp.
 train DATA OUT
     a model is needed: hf-cbft train MODEL --train_dataset SOURCE --cue_dataset SOURCE.
 train {tmp}/start --train_dataset {tmp}/images OUT

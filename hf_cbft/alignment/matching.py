@@ -97,7 +97,7 @@ def align(
     _check_arguments(method, data, permutations, batch_size, num_starts)
     options = LoadOptions(dtype, device_map, token, allow_pickle, trust_remote_code)
     for source in (start, end):
-        _check_source(source)
+        check_source(source)
     names = {"start": source_name(start), "end": source_name(end)}
     first, second = (load_model(source, options=options) for source in (start, end))
     _check_models(first, second, names)
@@ -188,7 +188,8 @@ def _check_arguments(method: str, data: Any, permutations: Any, batch_size: int,
             raise ValueError(f"{name} = {value}: give at least 1.")
 
 
-def _check_source(source: str | Path | nn.Module) -> None:
+def check_source(source: str | Path | nn.Module) -> None:
+    """Raise a `NotImplementedError` for an adapter: its base holds the units, and others may stand on that."""
     is_adapter = has_adapter(source) if isinstance(source, nn.Module) else _is_adapter(str(source))
     if is_adapter:
         raise NotImplementedError(

@@ -77,9 +77,11 @@ def check(arguments: Arguments) -> None:
 
 
 def run(arguments: Arguments) -> int:
-    from hf_cbft.alignment.matching import align
+    from hf_cbft.alignment.matching import align, check_source
     from hf_cbft.checkpoints.loading import LoadOptions, load_model
 
+    for source in (arguments.start, arguments.end):
+        check_source(source)
     options = arguments.load_options()
     start, end = (load_model(source, options=LoadOptions(**options)) for source in (arguments.start, arguments.end))
     processor = processing_class(arguments.end, arguments)

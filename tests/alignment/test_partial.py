@@ -112,9 +112,7 @@ def _bert_with_another_head():
 )
 def test_an_unknown_architecture_is_refused(build, model_type, nearest):
     model = build()
-    message = (
-        rf"The symmetries of {model_type} are not known \(the nearest is {nearest}; there is bert, .*docs/align"
-    )
+    message = rf"The symmetries of {model_type} are not known \(the nearest is {nearest}; there is bert, .*docs/align"
     with pytest.raises(ValueError, match=message):
         align(model, model)
 
