@@ -152,6 +152,11 @@ class ConnectivityEvaluator:
                 "align does not go with adapters, nor with head_from: merge adapters (merge_and_unload), save both "
                 "models, and give these folders; align needs all of both models."
             )
+        if any(hasattr(parameter, "to_local") for parameter in self.model.parameters()):
+            raise NotImplementedError(
+                "The model is sharded, and its units cannot be moved across shards: align on one process "
+                "(hf-cbft align), and give the aligned checkpoint as end."
+            )
         if isinstance(how, Alignment):
             alignment = how
         elif how in ("weights", "activations"):

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from hf_cbft.alignment.assignment import Similarities, assign, assign_tree, value_of
@@ -331,10 +332,7 @@ def _match_dead_last(
     places, units = np.flatnonzero(~ours), np.flatnonzero(~theirs)
     permutation = np.full(len(ours), -1)
     if len(places) and len(units):
-        sub = -correlation[np.ix_(places, units)]
-        from scipy.optimize import linear_sum_assignment
-
-        rows, columns = linear_sum_assignment(sub)
+        rows, columns = linear_sum_assignment(correlation[np.ix_(places, units)], maximize=True)
         permutation[places[rows]] = units[columns]
     open_places = np.flatnonzero(permutation < 0)
     left = np.setdiff1d(np.arange(len(ours)), permutation)

@@ -71,15 +71,25 @@ def check(arguments: Arguments) -> None:
         check_device(arguments.device)
     if not arguments.output_dir:
         raise ValueError("name a new folder for the aligned checkpoint with --output_dir.")
+    if not _is_main_process(arguments):
+        return  # the folder may be in use by the main one already
     folder = Path(arguments.output_dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty: name another folder with --output_dir.")
+
+
+def _is_main_process(arguments: Arguments) -> bool:
+    from accelerate import PartialState
+
+    return PartialState(cpu=arguments.device == "cpu").is_main_process
 
 
 def run(arguments: Arguments) -> int:
     from hf_cbft.alignment.matching import align, check_source
     from hf_cbft.checkpoints.loading import LoadOptions, load_model
 
+    if not _is_main_process(arguments):
+        return 0  # one process does it all
     for source in (arguments.start, arguments.end):
         check_source(source)
     options = arguments.load_options()

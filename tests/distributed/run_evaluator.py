@@ -30,7 +30,8 @@ from hf_cbft import ConnectivityEvaluator
 from hf_cbft.data.sentences import word_tokenizer
 from hf_cbft.distributed import rank, world_size
 
-CASES = ["bert", "three rows", "language model", "batchnorm", "lora", "groups", "sharded", "sharded, three rows"]
+CASES = ["bert", "three rows", "language model", "batchnorm", "lora", "groups", "aligned"]
+CASES += ["sharded", "sharded, three rows"]
 OPTIONS = {"num_points": 4, "num_resamples": 100}
 SIZES = {
     "vocab_size": 50,
@@ -79,6 +80,8 @@ def make_evaluator(case: str, folder: Path) -> ConnectivityEvaluator:
     options = {"batch_size": 4, "processing_class": word_tokenizer()}
     if case == "batchnorm":
         options["calibration_dataset"] = make_rows(kind, 13)  # the last batch of one joins the one before
+    if case == "aligned":
+        options["align"] = "weights"  # found on the main rank, which need not have the others' rounding
     if case == "lora":
         end = get_peft_model(make_model(kind, 1), LoraConfig(target_modules=["query"], init_lora_weights=False))
     if case.startswith("sharded") and world_size() > 1:
