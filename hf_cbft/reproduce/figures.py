@@ -318,6 +318,7 @@ def _path_curves(run: Run, share: float | None, stem: Path, where: str) -> list[
 
 # Of the ways in which a pair is joined.
 _PATH_LINES = {"linear": "-", "quadratic": "--", "weights": "--", "activations": ":"}
+_PATH_LABELS = {"weights": "aligned by weights", "activations": "aligned by activations"}
 
 
 def _path_panel(panel: Axes, records: Sequence[Record], field: str, part: str, scale: float) -> None:
@@ -332,7 +333,7 @@ def _path_panel(panel: Axes, records: Sequence[Record], field: str, part: str, s
         alphas = curves[0]["alphas"]
         mean, low, high = interval_band([np.array(curve[field][part], dtype=float) * scale for curve in curves])
         color = set_style(part, 0)["color"] if kind == "linear" else "black"
-        panel.plot(alphas, mean, color=color, linestyle=line, label=kind)
+        panel.plot(alphas, mean, color=color, linestyle=line, label=_PATH_LABELS.get(kind, kind))
         if low is not None and high is not None:
             panel.fill_between(alphas, low, high, facecolor=color, alpha=0.18, linewidth=0)
 
