@@ -16,7 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from hf_cbft.alignment.alignments import Alignment
-from hf_cbft.alignment.matching import align as find_alignment
+from hf_cbft.alignment.matching import resolve_alignment
 from hf_cbft.architectures import base_model
 from hf_cbft.barriers import check_statistics
 from hf_cbft.batchnorm import batchnorm_modules
@@ -157,32 +157,18 @@ class ConnectivityEvaluator:
                 "The model is sharded, and its units cannot be moved across shards: align on one process "
                 "(hf-cbft align), and give the aligned checkpoint as end."
             )
-        if isinstance(how, Alignment):
-            alignment = how
-        elif how in ("weights", "activations"):
-            if how == "activations" and self.calibration_dataset is None:
-                raise ValueError(
-                    'align="activations" compares units on calibration_dataset, and none was given: give one, or '
-                    'take align="weights".'
-                )
-            alignment = on_main_rank(
-                lambda: find_alignment(
-                    self.model,
-                    end,
-                    how,
-                    self.calibration_dataset if how == "activations" else None,
-                    processing_class=self.processing_class,
-                    data_collator=data_collator,
-                    batch_size=self.batch_size,
-                    **asdict(self.options),
-                )
+        alignment = on_main_rank(
+            lambda: resolve_alignment(
+                how,
+                self.model,
+                end,
+                self.calibration_dataset,
+                processing_class=self.processing_class,
+                data_collator=data_collator,
+                batch_size=self.batch_size,
+                **asdict(self.options),
             )
-        elif isinstance(how, str | Path):
-            alignment = Alignment.load(how)
-        else:
-            raise ValueError(
-                f'align = {how!r}: give "weights", "activations", an Alignment, or the file or folder of one.'
-            )
+        )
         alignment.check(self.model)
         self._ends = WeightEnds(self.model, alignment.permuted(ends.end), self.options)
         return alignment

@@ -53,6 +53,7 @@ ORDER = [
     "data.sentences",
     "data.sources",
     "alignment.symmetries",
+    "alignment.binding",
     "alignment.families.shared",
     "alignment.families.bert",
     "alignment.families.gpt2",

@@ -5,13 +5,14 @@
 import difflib
 from typing import Any
 
+from hf_cbft.alignment.binding import bind
 from hf_cbft.alignment.families.bert import BERT, DISTILBERT, MPNET, ROBERTA
 from hf_cbft.alignment.families.gpt2 import GPT2
 from hf_cbft.alignment.families.llama import LLAMA
 from hf_cbft.alignment.families.mlp import MLP, find_stack
 from hf_cbft.alignment.families.resnet import CONVNEXT, RESNET
 from hf_cbft.alignment.families.vit import CLIP_VISION, VIT
-from hf_cbft.alignment.symmetries import Family, bind
+from hf_cbft.alignment.symmetries import Family
 
 FAMILIES = (BERT, CLIP_VISION, CONVNEXT, DISTILBERT, GPT2, LLAMA, MLP, MPNET, RESNET, ROBERTA, VIT)
 

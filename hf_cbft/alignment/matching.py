@@ -11,10 +11,11 @@ from tqdm.auto import tqdm
 
 from hf_cbft.alignment.activations import ActivationMatching
 from hf_cbft.alignment.alignments import Alignment, check_permutations
+from hf_cbft.alignment.binding import bind
 from hf_cbft.alignment.gate import Gate
 from hf_cbft.alignment.known import find_family, unknown_family
 from hf_cbft.alignment.partial import confirmed, guess_family
-from hf_cbft.alignment.symmetries import Family, Specification, bind
+from hf_cbft.alignment.symmetries import Family, Specification
 from hf_cbft.alignment.weights import match_weights
 from hf_cbft.architectures import has_adapter
 from hf_cbft.checkpoints.headers import split_adapter
@@ -128,6 +129,30 @@ def align(
         found = check_permutations(bound, permutations or {}, "The argument permutations")
     info["gate"] = Gate(second, few).check(bound, found)
     return Alignment(found, bound, info)
+
+
+def resolve_alignment(
+    how: Any, start: nn.Module, end: str | Path | nn.Module, calibration_dataset: Any, **options: Any
+) -> Alignment:
+    """The alignment that `align=` of [`ConnectivityEvaluator`] names: found, read, or as it is.
+
+    Raises:
+        ValueError: none of these, or no data to compare activations on.
+    """
+    if isinstance(how, Alignment):
+        return how
+    if how == "weights":
+        return align(start, end, **options)
+    if how == "activations":
+        if calibration_dataset is None:
+            raise ValueError(
+                'align="activations" compares units on calibration_dataset, and none was given: give one, or take '
+                'align="weights".'
+            )
+        return align(start, end, "activations", calibration_dataset, **options)
+    if isinstance(how, str | Path):
+        return Alignment.load(how)
+    raise ValueError(f'align = {how!r}: give "weights", "activations", an Alignment, or the file or folder of one.')
 
 
 class _Rows:

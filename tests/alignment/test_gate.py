@@ -13,11 +13,11 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from hf_cbft import align
 from hf_cbft.alignment import Space
+from hf_cbft.alignment.binding import bind
 from hf_cbft.alignment.families.gpt2 import GPT2
 from hf_cbft.alignment.families.llama import LLAMA
 from hf_cbft.alignment.gate import AlignmentError, Gate, run
 from hf_cbft.alignment.known import find_family
-from hf_cbft.alignment.symmetries import bind
 
 zoo = runpy.run_path(str(Path(__file__).parent / "zoo.py"))
 

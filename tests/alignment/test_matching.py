@@ -16,8 +16,9 @@ from torch import nn
 from hf_cbft import align
 from hf_cbft.alignment.activations import ActivationMatching
 from hf_cbft.alignment.assignment import assign, assign_tree, value_of
+from hf_cbft.alignment.binding import bind
 from hf_cbft.alignment.known import find_family
-from hf_cbft.alignment.symmetries import Specification, bind, spaces_of
+from hf_cbft.alignment.symmetries import Specification, spaces_of
 from hf_cbft.alignment.weights import WeightMatching, match_weights
 from hf_cbft.interpolation import named_weights
 

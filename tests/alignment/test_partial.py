@@ -30,8 +30,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_cbft import align
 from hf_cbft.alignment import Family, Space
+from hf_cbft.alignment.binding import bind
 from hf_cbft.alignment.gate import AlignmentError
-from hf_cbft.alignment.symmetries import bind
 
 zoo = runpy.run_path(str(Path(__file__).parent / "zoo.py"))
 

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
 from hf_cbft import ConnectivityEvaluator, align
+from hf_cbft.alignment.binding import bind
 from hf_cbft.alignment.known import FAMILIES, find_family
-from hf_cbft.alignment.symmetries import bind
 from hf_cbft.batchnorm import recalibrate
 from hf_cbft.data.inputs import InputCollator
 

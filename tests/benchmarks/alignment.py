@@ -48,8 +48,9 @@ from transformers.utils import logging
 
 from hf_cbft import align
 from hf_cbft.alignment.activations import ActivationMatching
+from hf_cbft.alignment.binding import bind
 from hf_cbft.alignment.known import find_family
-from hf_cbft.alignment.symmetries import Permutations, Specification, bind
+from hf_cbft.alignment.symmetries import Permutations, Specification
 from hf_cbft.alignment.weights import match_weights
 from hf_cbft.interpolation import evaluation_mode, named_weights
 
