@@ -129,7 +129,7 @@ def test_interrupted_means_130_and_says_nothing_it_does_not_know(run, capsys):
             ["xyzzy"],
             2,
             "",
-            "unknown command 'xyzzy'; there is check, curve, demo, evaluate, matrix, reproduce, train.",
+            "unknown command 'xyzzy'; there is align, check, curve, demo, evaluate, matrix, reproduce, train.",
         ),
         (["matrix", "--help"], 0, "usage: hf-cbft matrix CHECKPOINTS... [options]\n", ""),
         (["matrix", "--help-all"], 0, "usage: hf-cbft matrix CHECKPOINTS... [options]\n", ""),
