@@ -59,6 +59,28 @@ def test_naive_large_is_the_rate_that_validation_rows_prefer_and_all_are_recorde
     assert set(best["barrier"]) == {"height", "low", "high", "connected", "alpha"}
 
 
+@pytest.mark.parametrize("kind", ["weights", "activations"])
+def test_an_aligned_path_records_what_alignment_takes_off_the_barrier(kind, tmp_path, monkeypatch):
+    grid = Grid(tmp_path / "symmetry-digits-mlp", "symmetry", "digits", "mlp", quick=True)
+    quick = replace(recipe_for("digits", "mlp", quick=True), num_points=3)
+    monkeypatch.setattr("hf_cbft.reproduce.jobs.recipe_for", lambda *names: quick)
+    models = [Job("clean", 0.9, 0, kept=True), Job("clean-2", 0.9, 0, kept=True)]
+    paths = [Job(how, 0.9, 0, pair="clean-clean") for how in ("linear", kind)]
+    for job in (*models, *paths):
+        run_job(grid, job, "cpu")
+    before, after = (json.loads(grid.record_file(job).read_text())["path"] for job in paths)
+    assert (before["kind"], after["kind"]) == ("linear", kind)
+    assert after["alignment"].startswith(f"{kind}, ")
+    for part, heights in before["barriers"].items():
+        assert after["unaligned"][part] == pytest.approx(heights["height"], abs=1e-6)
+        removed = after["removed"][part]
+        assert removed["mean"] == pytest.approx(heights["height"] - after["barriers"][part]["height"], abs=1e-6)
+        assert removed["low"] <= removed["mean"] <= removed["high"]
+    assert after["removed"]["no_cue"]["low"] > 0, "networks that know something, apart"
+    assert after["loss"]["no_cue"][0] == pytest.approx(before["loss"]["no_cue"][0], abs=1e-6)
+    assert after["loss"]["no_cue"][-1] == pytest.approx(before["loss"]["no_cue"][-1], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "fields"),
     [
