@@ -257,9 +257,13 @@ def reference_table() -> Table:
     )
 
 
+_PATH_KINDS = ("linear", "quadratic", "weights", "activations")
+
+
 def _paths(run: Run) -> list[Table]:
     paths = [record["path"] for record in run.records if record.get("path")]
-    names, kinds = (list(dict.fromkeys(path[key] for path in paths)) for key in ("pair", "kind"))
+    names = list(dict.fromkeys(path["pair"] for path in paths))
+    kinds = [kind for kind in _PATH_KINDS if any(path["kind"] == kind for path in paths)]
     tables = []
     for share in run.shares:
         chosen = [(name, kind, run.select(share=share, pair=f"{name} {kind}")) for name in names for kind in kinds]
@@ -285,13 +289,14 @@ def _symmetry(run: Run) -> list[Table]:
         "with rows drawn anew, has a 95 % interval above 0."
     )
     parts = ("no_cue", "cue")
-    joined = dict.fromkeys((path["pair"], path["kind"]) for record in run.records if (path := record.get("path")))
+    pairs = dict.fromkeys(path["pair"] for record in run.records if (path := record.get("path")))
     tables = []
     for share in run.shares:
         rows = [
             (pair, kind, *(cell for part in parts for cell in _alignment_cells(records, part)), str(len(records)))
-            for pair, kind in joined
-            if kind != "linear" and (records := run.select(share=share, pair=f"{pair} {kind}"))
+            for pair in pairs
+            for kind in ("weights", "activations")
+            if (records := run.select(share=share, pair=f"{pair} {kind}"))
         ]
         titles = [f"{what} on {SETS[part]}{unit}" for part in parts for what, unit in _ALIGNMENT_COLUMNS]
         name, title = f"{_name(run, share)}-alignment", f"{_title(run, share)}: what alignment does"
