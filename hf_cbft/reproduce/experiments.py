@@ -48,7 +48,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "barrier_stop_ratio 1": {"barrier_stop_ratio": 1.0},
 }
 _CLEAN_ROWS = (50, 90, 250, 500)
-_MARGINS = (0.25, 0.5, 2.0)
+_MARGINS = (0.25, 0.5, 1.0)
 _STRETCHES = ((0.5, 0.5), (0.1, 0.9), (0.0, 1.0))
 # Of the recipe's own learning rate and lambda, both at once.
 _FACTORS = (0.3, 1.0, 3.0)

@@ -105,6 +105,7 @@ RECIPES = {
         medium_lr=2e-3,
         large_lrs=(3e-3, 4e-3, 6e-3),
         cbft_lr=3e-3,
+        barrier_margin=2.0,
     ),
     "resnet": Recipe(
         model="resnet",
@@ -132,8 +133,8 @@ RECIPES = {
         small_lr=1e-4,
         medium_lr=2e-3,
         large_lrs=(5e-3, 1e-2, 2e-2),
-        cbft_lr=2e-2,
-        invariance_coef=10.0,
+        cbft_lr=1.5e-2,
+        invariance_coef=2.0,
     ),
     # For paths between networks that were trained apart: what the width does to them.
     **{
