@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hf_cbft.cli.inputs import ColumnArguments, DataArguments, LoadArguments, processing_class, read_sets
+from hf_cbft.cli.inputs import ColumnArguments, LoadArguments, is_main_process, processing_class, read_one_set
 
 POSITIONAL = ("start", "end")
 EXAMPLE = """
@@ -71,24 +71,18 @@ def check(arguments: Arguments) -> None:
         check_device(arguments.device)
     if not arguments.output_dir:
         raise ValueError("name a new folder for the aligned checkpoint with --output_dir.")
-    if not _is_main_process(arguments):
+    if not is_main_process(arguments):
         return  # the folder may be in use by the main one already
     folder = Path(arguments.output_dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty: name another folder with --output_dir.")
 
 
-def _is_main_process(arguments: Arguments) -> bool:
-    from accelerate import PartialState
-
-    return PartialState(cpu=arguments.device == "cpu").is_main_process
-
-
 def run(arguments: Arguments) -> int:
     from hf_cbft.alignment.matching import align, check_source
     from hf_cbft.checkpoints.loading import LoadOptions, load_model
 
-    if not _is_main_process(arguments):
+    if not is_main_process(arguments):
         return 0  # one process does it all
     for source in (arguments.start, arguments.end):
         check_source(source)
@@ -118,14 +112,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _rows(arguments: Arguments, model: Any) -> Any:
-    data = DataArguments(
-        dataset=[arguments.dataset],
-        config_name=arguments.config_name,
-        input_column=arguments.input_column,
-        label_column=arguments.label_column,
-        label_map=arguments.label_map,
-    )
-    sets, description = read_sets(data, model)
+    sets, description = read_one_set(arguments.dataset, arguments, model)
     print(description)
     (rows,) = sets.values()
     return rows

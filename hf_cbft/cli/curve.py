@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hf_cbft.cli.inputs import ColumnArguments, DataArguments, LoadArguments, processing_class, read_sets
+from hf_cbft.cli.inputs import ColumnArguments, LoadArguments, processing_class, read_one_set
 
 POSITIONAL = ("start", "end")
 EXAMPLE = "hf-cbft curve my-model my-other-model --train_dataset train=data/train --output_dir middle"
@@ -64,14 +64,7 @@ def run(arguments: Arguments) -> int:
 
     model = load_end(arguments.start, "start")
     processor = processing_class(arguments.start, LoadArguments())
-    data = DataArguments(
-        dataset=[arguments.train_dataset],
-        config_name=arguments.config_name,
-        input_column=arguments.input_column,
-        label_column=arguments.label_column,
-        label_map=arguments.label_map,
-    )
-    sets, description = read_sets(data, model)
+    sets, description = read_one_set(arguments.train_dataset, arguments, model)
     (rows,) = sets.values()
     on_main_rank(lambda: check_measured(sets, processor, arguments.start))
     steps = arguments.num_steps or DEFAULT_STEPS

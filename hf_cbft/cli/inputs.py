@@ -4,7 +4,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -121,14 +121,18 @@ def evaluator_options(source: str, arguments: Any) -> dict[str, Any]:
     }
 
 
+def is_main_process(arguments: Any) -> bool:
+    from accelerate import PartialState
+
+    return PartialState(cpu=arguments.device == "cpu").is_main_process
+
+
 def check_measurement(arguments: Any) -> None:
     """Refuse data, statistics and a folder that cannot work.
 
     Raises:
         ValueError: data or an output folder that were not given, unknown statistics, or a folder that is not free.
     """
-    from accelerate import PartialState
-
     from hf_cbft.barriers import check_statistics
 
     if not arguments.dataset:
@@ -138,7 +142,7 @@ def check_measurement(arguments: Any) -> None:
     check_statistics(arguments.baseline, arguments.confidence, arguments.num_resamples)
     if arguments.device is not None:
         check_device(arguments.device)
-    if not PartialState(cpu=arguments.device == "cpu").is_main_process:
+    if not is_main_process(arguments):
         return  # the folder may be in use by the main one already
     folder = Path(arguments.output_dir)
     if arguments.resume:
@@ -187,6 +191,12 @@ def read_sets(arguments: DataArguments, model: Any) -> tuple[dict[str, Any], str
         id2label=base_model(model).config.id2label if classifies else None,
     )
     return sets, "\n".join(f"{name}: {len(sets[name])} rows, {taken}" for name, taken in columns.items())
+
+
+def read_one_set(source: str, arguments: ColumnArguments, model: Any) -> tuple[dict[str, Any], str]:
+    """The one data set of a command that has an option of its own for it, as [`read_sets`] gives it."""
+    columns = {option.name: getattr(arguments, option.name) for option in fields(ColumnArguments)}
+    return read_sets(DataArguments(dataset=[source], **columns), model)
 
 
 def calibration_set(arguments: DataArguments) -> Any:

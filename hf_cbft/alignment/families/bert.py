@@ -8,6 +8,8 @@ from hf_cbft.alignment.families.shared import (
     HEADS,
     attention,
     embeddings,
+    head_size_of,
+    heads_of,
     mlp,
     on_residual,
     pooled_readout,
@@ -78,10 +80,6 @@ DISTILBERT = Family(
 )
 
 
-def _mpnet_head_size(config: Any) -> int:
-    return config.hidden_size // config.num_attention_heads
-
-
 # The bias of relative positions has a column for each head, and all layers read it: head h is head h everywhere.
 MPNET = Family(
     "MPNet",
@@ -99,8 +97,8 @@ MPNET = Family(
         **readouts("classifier", "qa_outputs"),
     },
     {
-        "heads": Space(lambda config: config.num_attention_heads),
-        "query.{i}": Space(_mpnet_head_size, within="heads"),
-        "value.{i}": Space(_mpnet_head_size, within="heads"),
+        "heads": Space(heads_of),
+        "query.{i}": Space(head_size_of, within="heads"),
+        "value.{i}": Space(head_size_of, within="heads"),
     },
 )
