@@ -33,7 +33,7 @@ from hf_cbft.paths import PolylinePath, QuadraticPath, check_alpha
 from hf_cbft.points import Point, PointStore
 from hf_cbft.results import ConnectivityResult, with_barriers
 from hf_cbft.scoring import Scorer, Scores
-from hf_cbft.sweep import Passes
+from hf_cbft.sweep import Passes, rows_changed
 
 logger = logging.getLogger(__name__)
 
@@ -288,7 +288,10 @@ class ConnectivityEvaluator:
                 else:
                     if not points:
                         passes.batch_size = point.batch_size
-                        _check_same_data({part: passes.digest(rows, part) for part, rows in plan.sets.items()}, point)
+                        _check_same_data(
+                            {part: passes.digest(rows, f"the data set {part!r}") for part, rows in plan.sets.items()},
+                            point,
+                        )
                     progress.update(len(plan.sets))
                 if points and point.batch_size == points[0].batch_size:
                     _check_same_data(point.digests, points[0])
@@ -386,13 +389,9 @@ def _measured(passes: Passes, sets: dict[str, Any], progress: Any) -> Point:
 
 
 def _check_same_data(digests: Mapping[str, str], point: Point) -> None:
-    """The points of a path are compared example by example: each has to see the same ones."""
     changed = [name for name, digest in digests.items() if digest != point.digests[name]]
     if changed:
-        raise ValueError(
-            f"The data set {changed[0]!r} is not the same at every point: its rows changed, or something random (an "
-            "augmentation, a masking collator) draws anew each time. Draw once, and keep the rows."
-        )
+        raise rows_changed(f"the data set {changed[0]!r}")
 
 
 def _check_finite(point: Point, alpha: float) -> None:

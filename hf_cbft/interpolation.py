@@ -207,7 +207,8 @@ def moving(model: nn.Module, path: Path, names: Collection[str] | None = None) -
 
     def move(alpha: float) -> None:
         coefficients = path.coefficients(alpha)
-        if not displaced:
+        unmoved = not displaced
+        if unmoved:
             displaced.update({name: tensor.clone() for name, tensor in written.items()})
         # An anchor that does not count is not read: it may lie on a disk.
         counted = [
@@ -215,6 +216,8 @@ def moving(model: nn.Module, path: Path, names: Collection[str] | None = None) -
             for anchor, coefficient in zip(given, coefficients, strict=True)
             if coefficient != 0.0
         ]
+        if unmoved and all(anchor is displaced for anchor, _ in counted):
+            return  # it is there
         with torch.no_grad():
             for name, tensor in written.items():
                 _write_combination(tensor, [local(anchor[name]) for anchor, _ in counted], [c for _, c in counted])

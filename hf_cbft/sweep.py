@@ -5,7 +5,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # Batches of all data sets that are kept from one point to the next.
 _KEPT_BYTES = 1 << 29
+# Rows that are made twice to see whether they are the same.
+_PROBED_ROWS = 16
 
 
 class Passes:
@@ -42,8 +44,8 @@ class Passes:
         self, model: nn.Module, scorer: Scorer, collator: Callable[[list[Any]], Any], batch_size: int
     ) -> None:
         self.model, self.scorer, self.collator, self.batch_size = model, scorer, collator, batch_size
-        self._kept: dict[tuple[int, ...], list[tuple[int, Any]]] = {}
-        self._made_twice: set[tuple[int, ...]] = set()
+        self._kept: dict[tuple[int, ...], list[_Batch]] = {}
+        self._probed: set[int] = set()
         self._room = _KEPT_BYTES
         # Ranks that hold shards must pass together.
         self._together = world_size() > 1 and any(hasattr(p, "to_local") for p in model.parameters())
@@ -54,7 +56,9 @@ class Passes:
         Where memory runs out the batch size is halved, for this pass and those that follow.
         """
         while True:
-            found = self._on_all_ranks(dataset, what, lambda batch: (self.scorer(batch), _checksum(batch)))
+            found = self._on_all_ranks(
+                dataset, what, lambda batch: (self.scorer(batch.on(self._device)), batch.checksum())
+            )
             if found is not None:
                 parts, checksums = zip(*found, strict=True)
                 scores = joined(parts)
@@ -71,22 +75,23 @@ class Passes:
 
     def digest(self, dataset: Any, what: str) -> str:
         """The digest alone, without the model."""
-        return _digest(self._on_all_ranks(dataset, what, _checksum))
+        return _digest(self._on_all_ranks(dataset, what, _Batch.checksum))
 
     def calibrate(self, dataset: Any) -> None:
         """Estimate BatchNorm's running statistics on a data set, with the batches of one process."""
         batches = self._batches(dataset, "calibration_dataset")
         if self._together:  # a pass that counts for nothing would count in the average
             batches = self._every_batch(dataset, "calibration_dataset")
-        recalibrate(self.model, (self._on_device(batch) for _, batch in batches), self.scorer.logits)
+        recalibrate(self.model, (batch.on(self._device) for batch in batches), self.scorer.logits)
 
-    def _on_all_ranks(self, dataset: Any, what: str, function: Callable[[Any], Any]) -> Any:
+    def _on_all_ranks(self, dataset: Any, what: str, function: Callable[["_Batch"], Any]) -> Any:
         """What `function` gives for each batch, in their order; `None` where some rank ran out of memory."""
         own: dict[int, Any] = {}
         failure: Exception | None = None
         try:
-            for index, batch in self._batches(dataset, what):
-                own[index] = function(self._on_device(batch))
+            self._check_made_alike(dataset, what)
+            for batch in self._batches(dataset, what):
+                own[batch.number] = function(batch)
         except Exception as error:  # the other ranks wait for this one: it has to tell them
             failure = error
         # Ranks that pass together are past helping: the others are in the middle of theirs.
@@ -115,52 +120,89 @@ class Passes:
             batches[-2:] = [batches[-2] + batches[-1]]
         return batches
 
-    def _batches(self, dataset: Any, what: str) -> Iterator[tuple[int, Any]]:
-        """This rank's batches and their numbers. Where ranks pass together, each has as many; some come twice."""
+    def _batches(self, dataset: Any, what: str) -> Iterator["_Batch"]:
+        """This rank's batches. Where ranks pass together, each has as many; some come twice."""
         number = len(self._rows_of_batches(len(dataset)))
         mine = list(range(rank(), number, world_size()))
         if self._together:
             mine += [0] * (-(-number // world_size()) - len(mine))
         return self._loaded(dataset, what, mine)
 
-    def _every_batch(self, dataset: Any, what: str) -> Iterator[tuple[int, Any]]:
+    def _every_batch(self, dataset: Any, what: str) -> Iterator["_Batch"]:
         return self._loaded(dataset, what, list(range(len(self._rows_of_batches(len(dataset))))))
 
-    def _loaded(self, dataset: Any, what: str, numbers: list[int]) -> Iterator[tuple[int, Any]]:
+    def _loaded(self, dataset: Any, what: str, numbers: list[int]) -> Iterator["_Batch"]:
         """Batches by number: made once, where there is room to keep them, and else at each point."""
         key = (id(dataset), self.batch_size, *numbers)
         if key in self._kept:
-            batches = self._kept[key]
-            if key not in self._made_twice:
-                # The first one is made again, once: what is not the same each time shows in the digest.
-                self._made_twice.add(key)
-                batches = [*self._made(dataset, what, numbers[:1]), *batches[1:]]
-            yield from batches
+            yield from self._kept[key]
             return
+        rows = self._rows_of_batches(len(dataset))
         batches = []
         room = self._room
-        for number, batch in self._made(dataset, what, numbers):
-            yield number, batch
-            room -= sum(value.nbytes for value in batch.values() if torch.is_tensor(value))
+        for number, values in zip(numbers, self._made(dataset, what, [rows[n] for n in numbers]), strict=True):
+            batch = _Batch(number, values)
+            yield batch
+            room -= sum(tensor.nbytes for tensor in batch.tensors.values())
             if room > 0:
-                batches.append((number, batch))
+                batches.append(batch)
         if room > 0:
             self._kept[key], self._room = batches, room
 
-    def _made(self, dataset: Any, what: str, numbers: list[int]) -> Iterator[tuple[int, Any]]:
-        rows = self._rows_of_batches(len(dataset))
-        loader: DataLoader = DataLoader(
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _check_made_alike(self, dataset: Any, what: str) -> None:
+        """Refuse rows that something random makes anew each time, before the model sees any of them."""
+        if id(dataset) in self._probed:
+            return
+        self._probed.add(id(dataset))
+        rows = self._rows_of_batches(len(dataset))[0][:_PROBED_ROWS]
+        first, second = (_Batch(0, values).checksum() for values in self._made(dataset, what, [rows, rows]))
+        if first != second:
+            raise rows_changed(what)
+
+    def _made(self, dataset: Any, what: str, batches: list[list[int]]) -> DataLoader:
+        return DataLoader(
             _Rows(dataset, what),  # type: ignore[arg-type]
-            batch_sampler=[rows[number] for number in numbers],
+            batch_sampler=batches,
             collate_fn=self.collator,
             # A generator of its own: iterating a loader draws from the global one otherwise.
             generator=torch.Generator(),  # type: ignore[arg-type]
         )
-        return zip(numbers, loader, strict=True)
 
-    def _on_device(self, batch: Any) -> dict[str, Any]:
-        device = next(self.model.parameters()).device
-        return {name: value.to(device) if hasattr(value, "to") else value for name, value in batch.items()}
+
+def rows_changed(what: str) -> ValueError:
+    """The points of a path are compared example by example: each has to see the same ones."""
+    return ValueError(
+        f"{what[0].upper()}{what[1:]} is not the same each time it is read: its rows changed, or something random (an "
+        "augmentation, a masking collator) draws anew. Draw once, and keep the rows."
+    )
+
+
+class _Batch:
+    """What the collator made of some rows."""
+
+    def __init__(self, number: int, values: Mapping[str, Any]) -> None:
+        self.number, self.values = number, values
+        self.tensors = {name: value for name, value in sorted(values.items()) if torch.is_tensor(value)}
+        self._checksum: list[Any] = []
+        self._versions: list[int] = []
+
+    def on(self, device: torch.device) -> dict[str, Any]:
+        return {name: value.to(device) if hasattr(value, "to") else value for name, value in self.values.items()}
+
+    def checksum(self) -> list[Any]:
+        """A few numbers: cheap, and other rows or another draw of a random transform give others.
+
+        Of a batch that is kept they are computed again where something, such as the model, has written into it.
+        """
+        versions = [tensor._version for tensor in self.tensors.values()]
+        if versions != self._versions or not self._checksum:
+            self._checksum = [[name, list(tensor.shape), _sum(tensor)] for name, tensor in self.tensors.items()]
+            self._versions = versions
+        return self._checksum
 
 
 class _Rows:
@@ -184,11 +226,8 @@ class _Rows:
             raise blamed from error
 
 
-def _checksum(batch: dict[str, Any]) -> list[Any]:
-    """A batch in a few numbers: cheap, and other rows or another draw of a random transform give others."""
-    tensors = {name: value for name, value in sorted(batch.items()) if torch.is_tensor(value)}
-    sums = {name: (v.float() if v.is_floating_point() else v).sum() for name, v in tensors.items()}
-    return [[name, list(tensors[name].shape), repr(value.item())] for name, value in sums.items()]
+def _sum(tensor: torch.Tensor) -> str:
+    return repr((tensor.float() if tensor.is_floating_point() else tensor).sum().item())
 
 
 def _digest(checksums: Any) -> str:

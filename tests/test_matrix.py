@@ -225,7 +225,7 @@ def test_what_is_all_there_is_not_measured_again(folders, sets, tmp_path, passes
     monkeypatch.setattr(Passes, "digest", lambda self, rows, what: read.append(what) or digest(self, rows, what))
     result = MatrixEvaluator(checkpoints, batch_size=BATCH).evaluate(sets, resume_dir=folder, **OPTIONS)
     assert passes_of_batches["count"] == 0
-    assert read == ["plain", "cue"]
+    assert read == ["the data set 'plain'", "the data set 'cue'"]
     assert_same(result, expected)
 
 
@@ -250,7 +250,7 @@ def test_points_of_another_matrix_are_refused(make_model, folders, sets, tmp_pat
         make_model("vit", seed=9).save_pretrained(checkpoints[0 if changed == "first" else 2])
     elif changed == "data":
         sets = {**sets, "cue": make_rows(7)}
-        message = "The data set 'cue' is not the same at every point"
+        message = "The data set 'cue' is not the same each time it is read"
     else:
         options["num_points"] = 5
         message = r"holds the points of another sweep \(alphas was"

@@ -241,7 +241,7 @@ def test_masks_that_are_drawn_anew_are_refused(room, monkeypatch):
     for model in (start, end):
         model.resize_token_embeddings(len(tokenizer))
     evaluator = ConnectivityEvaluator(start, end, data_collator=DataCollatorForLanguageModeling(tokenizer))
-    with pytest.raises(ValueError, match=r"'data' is not the same at every point: .* a masking collator"):
+    with pytest.raises(ValueError, match=r"'data' is not the same each time it is read: .* a masking collator"):
         evaluator.evaluate(rows, alphas=ALPHAS)
 
 

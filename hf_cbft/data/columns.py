@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Audio, ClassLabel, Image, Value
 from PIL import Image as PILImage
 from torch.utils.data import IterableDataset
@@ -111,6 +112,8 @@ def _classes_in(column: str, dataset: Any, name: str, num_classes: int | None = 
         values = list(dataset.with_format(None)[column])
     else:
         values = [dataset[index][column] for index in range(len(dataset))]
+        # NumPy takes microseconds to ask a tensor.
+        values = [value.tolist() if torch.is_tensor(value) else value for value in values]
     try:
         labels = np.asarray(values)
     except ValueError:  # rows of different length
