@@ -102,13 +102,21 @@ class Scorer:
         return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
 
     @torch.no_grad()
-    def __call__(self, batch: Mapping[str, Any]) -> Scores:
+    def outputs(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and labels of a forward pass, checked, on the device of the model."""
         labels = self._labels(batch)
         logits = self.logits({**batch, "labels": labels})
         if self.task == "classification":
             self._check_shapes(logits, labels, 2, "one row of class logits an example")
+        else:
+            self._check_shapes(logits, labels, 3, "a row of logits for each token")
+        return logits, labels
+
+    @torch.no_grad()
+    def scores(self, logits: torch.Tensor, labels: torch.Tensor) -> Scores:
+        """What [`outputs`] amount to, in host memory."""
+        if self.task == "classification":
             return _row_scores(logits, labels)
-        self._check_shapes(logits, labels, 3, "a row of logits for each token")
         if self.task == "causal_lm":
             logits, labels = logits[:, :-1], labels[:, 1:]
         return _token_scores(logits, labels, keep=self.task in _WITH_PREDICTIONS)

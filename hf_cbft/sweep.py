@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # Batches of all data sets that are kept from one point to the next.
 _KEPT_BYTES = 1 << 29
+# Logits that wait for their losses.
+_WAITING_BYTES = 1 << 24
 # Rows that are made twice to see whether they are the same.
 _PROBED_ROWS = 16
 
@@ -56,9 +58,7 @@ class Passes:
         Where memory runs out the batch size is halved, for this pass and those that follow.
         """
         while True:
-            found = self._on_all_ranks(
-                dataset, what, lambda batch: (self.scorer(batch.on(self._device)), batch.checksum())
-            )
+            found = self._on_all_ranks(dataset, what, self._scored)
             if found is not None:
                 parts, checksums = zip(*found, strict=True)
                 scores = joined(parts)
@@ -75,7 +75,7 @@ class Passes:
 
     def digest(self, dataset: Any, what: str) -> str:
         """The digest alone, without the model."""
-        return _digest(self._on_all_ranks(dataset, what, _Batch.checksum))
+        return _digest(self._on_all_ranks(dataset, what, _checksums))
 
     def calibrate(self, dataset: Any) -> None:
         """Estimate BatchNorm's running statistics on a data set, with the batches of one process."""
@@ -84,14 +84,41 @@ class Passes:
             batches = self._every_batch(dataset, "calibration_dataset")
         recalibrate(self.model, (batch.on(self._device) for batch in batches), self.scorer.logits)
 
-    def _on_all_ranks(self, dataset: Any, what: str, function: Callable[["_Batch"], Any]) -> Any:
-        """What `function` gives for each batch, in their order; `None` where some rank ran out of memory."""
+    def _scored(self, batches: Iterator["_Batch"]) -> Iterator[tuple[int, tuple[Scores, list[Any]]]]:
+        """Scores and checksums of batches by number.
+
+        The losses wait until there are some: an accelerator would stand still for each batch that is fetched, and a
+        processor has everything else but the model out of its caches after each forward pass.
+        """
+        waiting: list[tuple[_Batch, torch.Tensor, torch.Tensor]] = []
+        room = _WAITING_BYTES
+        for batch in batches:
+            logits, labels = self.scorer.outputs(batch.on(self._device))
+            room -= logits.nbytes
+            # A copy, since a model may write its next output to the same place (a CUDA graph does).
+            waiting.append((batch, logits.clone() if room > 0 else logits, labels))
+            del logits, labels  # those of a language model take more than its weights
+            if room <= 0:
+                yield from self._finished(waiting)
+                waiting, room = [], _WAITING_BYTES
+        yield from self._finished(waiting)
+
+    def _finished(
+        self, waiting: list[tuple["_Batch", torch.Tensor, torch.Tensor]]
+    ) -> Iterator[tuple[int, tuple[Scores, list[Any]]]]:
+        return (
+            (batch.number, (self.scorer.scores(logits, labels), batch.checksum())) for batch, logits, labels in waiting
+        )
+
+    def _on_all_ranks(
+        self, dataset: Any, what: str, function: Callable[[Iterator["_Batch"]], Iterator[tuple[int, Any]]]
+    ) -> Any:
+        """What `function` gives for the batches by number, in their order; `None` where a rank ran out of memory."""
         own: dict[int, Any] = {}
         failure: Exception | None = None
         try:
             self._check_made_alike(dataset, what)
-            for batch in self._batches(dataset, what):
-                own[batch.number] = function(batch)
+            own.update(function(self._batches(dataset, what)))
         except Exception as error:  # the other ranks wait for this one: it has to tell them
             failure = error
         # Ranks that pass together are past helping: the others are in the middle of theirs.
@@ -224,6 +251,10 @@ class _Rows:
             if blamed is None:
                 raise
             raise blamed from error
+
+
+def _checksums(batches: Iterator[_Batch]) -> Iterator[tuple[int, list[Any]]]:
+    return ((batch.number, batch.checksum()) for batch in batches)
 
 
 def _sum(tensor: torch.Tensor) -> str:

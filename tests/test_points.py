@@ -155,8 +155,8 @@ def test_a_batch_that_does_not_fit_is_halved(sweep, make_model, monkeypatch, tmp
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
         return measure(self, batch)
 
-    measure = ConnectivityEvaluator.__init__.__globals__["Scorer"].__call__
-    monkeypatch.setattr("hf_cbft.scoring.Scorer.__call__", crowded)
+    measure = ConnectivityEvaluator.__init__.__globals__["Scorer"].outputs
+    monkeypatch.setattr("hf_cbft.scoring.Scorer.outputs", crowded)
     result, _ = sweep(folder=tmp_path / "halved", stop_after=None)
     assert seen[:4] == [4, 2, 2, 2]
     assert max(seen[1:]) == 2
@@ -166,7 +166,7 @@ def test_a_batch_that_does_not_fit_is_halved(sweep, make_model, monkeypatch, tmp
     (tmp_path / "halved" / "point-0003.safetensors").unlink()
     sweep(folder=tmp_path / "halved")
     assert set(seen) == {2}
-    monkeypatch.setattr("hf_cbft.scoring.Scorer.__call__", lambda self, batch: crowded(self, {"labels": [0] * 3}))
+    monkeypatch.setattr("hf_cbft.scoring.Scorer.outputs", lambda self, batch: crowded(self, {"labels": [0] * 3}))
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         sweep(folder=tmp_path / "never")
 
@@ -181,3 +181,24 @@ def test_a_model_that_writes_into_its_batch_is_noticed(make_model):
     start, end = (Dimming(make_model("vit").config) for _ in range(2))
     with pytest.raises(ValueError, match="'data' is not the same each time it is read"):
         ConnectivityEvaluator(start, end, batch_size=4).evaluate(make_rows(1), num_points=3)
+
+
+@pytest.mark.parametrize("room", [0, 1 << 20])
+def test_a_model_that_reuses_the_memory_of_its_output_is_scored_right(make_model, monkeypatch, room):
+    # Losses wait for a few batches; a CUDA graph writes each output to the same place.
+    monkeypatch.setattr("hf_cbft.sweep._WAITING_BYTES", room)
+
+    class Graph(type(make_model("vit"))):
+        def forward(self, pixel_values, **others):
+            output = super().forward(pixel_values, **others)
+            if not hasattr(self, "place"):
+                self.place = torch.empty_like(output.logits)
+            output.logits = self.place.copy_(output.logits)
+            return output
+
+    plain, dataset = make_model("vit"), make_rows(1, rows=8)
+    graph, other = Graph(plain.config), Graph(plain.config)
+    graph.load_state_dict(plain.state_dict())
+    result = ConnectivityEvaluator(graph, other, batch_size=4).evaluate(dataset, num_points=3, num_resamples=20)
+    expected = ConnectivityEvaluator(plain, other, batch_size=4).evaluate(dataset, num_points=3, num_resamples=20)
+    assert np.array_equal(result.example_losses["data"], expected.example_losses["data"])
