@@ -19,10 +19,9 @@ from hf_cbft.architectures import has_adapter
 from hf_cbft.barriers import compute_barrier
 from hf_cbft.batchnorm import batchnorm_modules
 from hf_cbft.checkpointing import get_random_states, set_random_states
-from hf_cbft.checkpoints.loading import LoadOptions
+from hf_cbft.checkpoints.loading import LoadOptions, names_adapter
 from hf_cbft.connectivity import ConnectivityEvaluator, Plan
 from hf_cbft.distributed import world_size
-from hf_cbft.endpoints import names_adapter
 from hf_cbft.ends import AdapterEnds, WeightEnds
 from hf_cbft.interpolation import evaluation_mode, named_weights
 from hf_cbft.scoring import Scores

@@ -18,13 +18,12 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_cbft.architectures import has_adapter, task_of
 from hf_cbft.batchnorm import batchnorm_modules, recalibrate
 from hf_cbft.checkpointing import ExactResumeTrainer
-from hf_cbft.checkpoints.loading import LoadOptions, check_no_nan, load_model, source_name
+from hf_cbft.checkpoints.loading import LoadOptions, check_no_nan, load_model, names_adapter, source_name
 from hf_cbft.config import CBFTConfig
 from hf_cbft.data.columns import LABEL_COLUMNS, check_not_empty, class_labels
 from hf_cbft.data.completions import IGNORED
 from hf_cbft.data.inputs import RAW_COLUMNS, InputCollator
 from hf_cbft.distributed import differentiable_mean
-from hf_cbft.endpoints import names_adapter
 from hf_cbft.fingerprint import fingerprint
 from hf_cbft.interpolation import at_point, check_same_weights, copy_weights, evaluation_mode, named_weights
 from hf_cbft.paths import LinearPath, QuadraticPath, Weights, sample_alpha

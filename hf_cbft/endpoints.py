@@ -15,7 +15,14 @@ from torch import nn
 from hf_cbft.architectures import class_name, has_adapter
 from hf_cbft.checkpoints.configs import BLOCKING, compare_labels
 from hf_cbft.checkpoints.headers import split_adapter
-from hf_cbft.checkpoints.loading import LoadOptions, check_no_nan, found_file, load_model, source_name, stored_weights
+from hf_cbft.checkpoints.loading import (
+    LoadOptions,
+    check_no_nan,
+    holds_only_an_adapter,
+    load_model,
+    source_name,
+    stored_weights,
+)
 from hf_cbft.checkpoints.tensors import is_head
 from hf_cbft.ends import AdapterEnds, Ends, OneHeadEnds, Replaced, Source, WeightEnds
 from hf_cbft.interpolation import named_weights
@@ -153,7 +160,7 @@ def _adapter_parts(source: Source, options: LoadOptions) -> tuple[Any, str | Non
     if isinstance(source, nn.Module):
         return source, None
     base, adapter = split_adapter(str(source))
-    if adapter is not None or not _holds_only_an_adapter(base, options):
+    if adapter is not None or not holds_only_an_adapter(base, options):
         return base, adapter
     from hf_cbft.lora import adapter_config
 
@@ -161,21 +168,6 @@ def _adapter_parts(source: Source, options: LoadOptions) -> tuple[Any, str | Non
     if not own:
         raise ValueError(f"The adapter {base} does not say what its base is: give base+adapter.")
     return own, base
-
-
-def names_adapter(source: str, options: LoadOptions) -> bool:
-    """Whether a name stands for an adapter on a base (`base+adapter`, or an adapter's folder or repository)."""
-    return split_adapter(source)[1] is not None or _holds_only_an_adapter(source, options)
-
-
-def _holds_only_an_adapter(source: str, options: LoadOptions) -> bool:
-    folder = Path(source)
-    if folder.is_dir():
-        return (folder / "adapter_config.json").exists() and not (folder / "config.json").exists()
-    for file in ("config.json", "adapter_config.json"):
-        if found_file(source, file, options.token) is not None:
-            return file == "adapter_config.json"
-    return False
 
 
 def _load_with_adapter(base: str, adapter: Any, options: LoadOptions) -> Any:

@@ -14,10 +14,10 @@ import numpy as np
 from torch import nn
 
 from hf_cbft.architectures import has_adapter
-from hf_cbft.checkpoints.loading import LoadOptions, load_model, stored_weights
+from hf_cbft.checkpoints.loading import LoadOptions, load_model, names_adapter, stored_weights
 from hf_cbft.connectivity import ConnectivityEvaluator, Plan, Store
 from hf_cbft.distributed import on_main_rank
-from hf_cbft.endpoints import check_labels, names_adapter
+from hf_cbft.endpoints import check_labels
 from hf_cbft.ends import save_ordinary
 from hf_cbft.files import whole_folder, write_json, write_text
 from hf_cbft.fingerprint import fingerprint

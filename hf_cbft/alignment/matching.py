@@ -18,8 +18,7 @@ from hf_cbft.alignment.partial import confirmed, guess_family
 from hf_cbft.alignment.symmetries import Family, Specification
 from hf_cbft.alignment.weights import match_weights
 from hf_cbft.architectures import has_adapter
-from hf_cbft.checkpoints.headers import split_adapter
-from hf_cbft.checkpoints.loading import LoadOptions, check_no_nan, load_model, source_name
+from hf_cbft.checkpoints.loading import LoadOptions, check_no_nan, load_model, names_adapter, source_name
 from hf_cbft.data.columns import check_not_empty
 from hf_cbft.data.inputs import InputCollator, drop_unused_columns
 from hf_cbft.interpolation import check_same_weights, evaluation_mode, named_weights
@@ -98,7 +97,7 @@ def align(
     _check_arguments(method, data, permutations, batch_size, num_starts)
     options = LoadOptions(dtype, device_map, token, allow_pickle, trust_remote_code)
     for source in (start, end):
-        check_source(source)
+        check_source(source, options)
     names = {"start": source_name(start), "end": source_name(end)}
     first, second = (load_model(source, options=options) for source in (start, end))
     _check_models(first, second, names)
@@ -213,20 +212,14 @@ def _check_arguments(method: str, data: Any, permutations: Any, batch_size: int,
             raise ValueError(f"{name} = {value}: give at least 1.")
 
 
-def check_source(source: str | Path | nn.Module) -> None:
+def check_source(source: str | Path | nn.Module, options: LoadOptions) -> None:
     """Raise a `NotImplementedError` for an adapter: its base holds the units, and others may stand on that."""
-    is_adapter = has_adapter(source) if isinstance(source, nn.Module) else _is_adapter(str(source))
+    is_adapter = has_adapter(source) if isinstance(source, nn.Module) else names_adapter(str(source), options)
     if is_adapter:
         raise NotImplementedError(
             f"{source_name(source)} is an adapter, and moving units would need another base below it: "
             "merge_and_unload it, save the model, and align that."
         )
-
-
-def _is_adapter(source: str) -> bool:
-    folder = Path(source)
-    alone = (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
-    return alone or split_adapter(source)[1] is not None
 
 
 def _check_models(first: Any, second: Any, names: Mapping[str, str]) -> None:

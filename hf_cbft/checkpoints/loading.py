@@ -17,6 +17,7 @@ from transformers.models.auto import modeling_auto
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from hf_cbft.architectures import class_name
+from hf_cbft.checkpoints.headers import split_adapter
 from hf_cbft.checkpoints.sources import CONFIG, is_folder, split_revision
 from hf_cbft.interpolation import named_weights
 
@@ -246,6 +247,22 @@ def found_file(source: str | Path, file: str, token: str | None = None) -> str |
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
+
+
+def names_adapter(source: str, options: LoadOptions) -> bool:
+    """Whether a name stands for an adapter on a base (`base+adapter`, or an adapter's folder or repository)."""
+    return split_adapter(source)[1] is not None or holds_only_an_adapter(source, options)
+
+
+def holds_only_an_adapter(source: str, options: LoadOptions) -> bool:
+    """Whether a folder or repository has the settings of an adapter and none of a model."""
+    folder = Path(source)
+    if folder.is_dir():
+        return (folder / "adapter_config.json").exists() and not (folder / "config.json").exists()
+    for file in ("config.json", "adapter_config.json"):
+        if found_file(source, file, options.token) is not None:
+            return file == "adapter_config.json"
+    return False
 
 
 def _weight_files(source: str | Path, options: LoadOptions) -> list[str]:

@@ -84,10 +84,11 @@ def run(arguments: Arguments) -> int:
 
     if not is_main_process(arguments):
         return 0  # one process does it all
-    for source in (arguments.start, arguments.end):
-        check_source(source)
     options = arguments.load_options()
-    start, end = (load_model(source, options=LoadOptions(**options)) for source in (arguments.start, arguments.end))
+    load_options = LoadOptions(**options)
+    for source in (arguments.start, arguments.end):
+        check_source(source, load_options)
+    start, end = (load_model(source, options=load_options) for source in (arguments.start, arguments.end))
     processor = processing_class(arguments.end, arguments)
     rows = _rows(arguments, start) if arguments.dataset else None
     alignment = align(

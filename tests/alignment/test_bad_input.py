@@ -120,6 +120,14 @@ def test_the_folder_of_an_adapter(tmp_path):
         align(make("bert"), tmp_path)
 
 
+def test_the_repository_of_an_adapter(monkeypatch):
+    # Its weights would be looked for in vain, and the error would say nothing of adapters.
+    held = {("org/adapter", "adapter_config.json"): "adapter_config.json"}
+    monkeypatch.setattr("hf_cbft.checkpoints.loading.found_file", lambda source, file, token: held.get((source, file)))
+    with pytest.raises(NotImplementedError, match=r"org/adapter is an adapter.*merge_and_unload"):
+        align(make("bert"), "org/adapter")
+
+
 ARGUMENTS = [
     ({"method": "magic"}, "method = 'magic': there is weights, activations, given"),
     ({"method": "activations"}, "compares units on data, and none was given: give data="),
