@@ -48,9 +48,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "barrier_stop_ratio 1": {"barrier_stop_ratio": 1.0},
 }
 _CLEAN_ROWS = (50, 90, 250, 500)
-_MARGINS = (0.25, 0.5, 1.0)
 _STRETCHES = ((0.5, 0.5), (0.1, 0.9), (0.0, 1.0))
-# Of the recipe's own learning rate and lambda, both at once.
+# Of the recipe's own margin, and of its learning rate and lambda, both at once.
+_MARGINS = (0.25, 0.5, 2.0)
 _FACTORS = (0.3, 1.0, 3.0)
 
 
@@ -155,7 +155,8 @@ def _sensitivities(recipe: Any) -> Iterable[tuple[tuple[str, Any], dict[str, Any
     yield ("default", None), {}
     for number in _CLEAN_ROWS:
         yield ("num_clean", number), {"num_clean": number}
-    for margin in _MARGINS:
+    for factor in _MARGINS:
+        margin = _rounded(factor * recipe.barrier_margin)
         yield ("barrier_margin", margin), {"barrier_margin": margin}
     for low, high in _STRETCHES:
         yield ("alpha_min to alpha_max", [low, high]), {"alpha_min": low, "alpha_max": high}

@@ -69,6 +69,8 @@ def test_sensitivity_moves_each_setting_around_the_recipe_s_own_value():
     assert len(pairs) == 9
     assert (RECIPE.cbft_lr, RECIPE.invariance_coef) in pairs
     assert {job.variant[1] for job in jobs if job.variant[0] == "num_clean"} == {50, 90, 250, 500}
+    margins = [job.variant[1] / RECIPE.barrier_margin for job in jobs if job.variant[0] == "barrier_margin"]
+    assert margins == pytest.approx([0.25, 0.5, 2.0], rel=0.01)
 
 
 @pytest.mark.parametrize(
