@@ -212,7 +212,8 @@ class ConnectivityEvaluator:
 
         Raises:
             ValueError: an unknown path, fewer than 3 points, an empty set, no label column, labels beyond the model's
-            classes, a loss that is not finite, or a `resume_dir` of another evaluation.
+            classes, rows that are not the same each time they are read, a loss that is not finite, or a `resume_dir`
+            of another evaluation.
             NotImplementedError: a model that does not give logits for what is labelled.
         """
         ends = self._ends.along(path)
