@@ -90,13 +90,13 @@ class Passes:
         The losses wait until there are some: an accelerator would stand still for each batch that is fetched, and a
         processor has everything else but the model out of its caches after each forward pass.
         """
-        waiting: list[tuple[_Batch, torch.Tensor, torch.Tensor]] = []
+        waiting: list[tuple[int, torch.Tensor, torch.Tensor, list[Any]]] = []
         room = _WAITING_BYTES
         for batch in batches:
             logits, labels = self.scorer.outputs(batch.on(self._device))
             room -= logits.nbytes
             # A copy, since a model may write its next output to the same place (a CUDA graph does).
-            waiting.append((batch, logits.clone() if room > 0 else logits, labels))
+            waiting.append((batch.number, logits.clone() if room > 0 else logits, labels, batch.checksum()))
             del logits, labels  # those of a language model take more than its weights
             if room <= 0:
                 yield from self._finished(waiting)
@@ -104,10 +104,10 @@ class Passes:
         yield from self._finished(waiting)
 
     def _finished(
-        self, waiting: list[tuple["_Batch", torch.Tensor, torch.Tensor]]
+        self, waiting: list[tuple[int, torch.Tensor, torch.Tensor, list[Any]]]
     ) -> Iterator[tuple[int, tuple[Scores, list[Any]]]]:
         return (
-            (batch.number, (self.scorer.scores(logits, labels), batch.checksum())) for batch, logits, labels in waiting
+            (number, (self.scorer.scores(logits, labels), checksum)) for number, logits, labels, checksum in waiting
         )
 
     def _on_all_ranks(
