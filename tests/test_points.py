@@ -3,10 +3,12 @@
 """Sweeps that stop and go on: nothing is measured twice, and nothing of another sweep is taken over."""
 
 import json
+import weakref
 
 import numpy as np
 import pytest
 import torch
+from transformers import default_data_collator
 
 from hf_cbft import ConnectivityEvaluator
 from hf_cbft.points import Point, PointStore
@@ -202,3 +204,23 @@ def test_a_model_that_reuses_the_memory_of_its_output_is_scored_right(make_model
     result = ConnectivityEvaluator(graph, other, batch_size=4).evaluate(dataset, num_points=3, num_resamples=20)
     expected = ConnectivityEvaluator(plain, other, batch_size=4).evaluate(dataset, num_points=3, num_resamples=20)
     assert np.array_equal(result.example_losses["data"], expected.example_losses["data"])
+
+
+def test_rows_that_do_not_fit_are_given_up_with_their_pass(make_model, monkeypatch):
+    # Losses wait for a few batches; rows that waited with them would fill the memory.
+    monkeypatch.setattr("hf_cbft.sweep._KEPT_BYTES", 0)
+    alive, most = weakref.WeakSet(), []
+
+    class Batch(dict):
+        __hash__ = object.__hash__
+
+    def collate(rows):
+        most.append(len(alive))
+        batch = Batch(default_data_collator(rows))
+        alive.add(batch)
+        return batch
+
+    evaluator = ConnectivityEvaluator(make_model("vit"), make_model("vit"), batch_size=2, data_collator=collate)
+    evaluator.evaluate(make_rows(1, rows=20), num_points=3, num_resamples=20)
+    assert len(most) == 2 + 3 * 10
+    assert max(most) <= 2
