@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from hf_cbft.architectures import base_model
 from hf_cbft.data.balancing import balance_groups
+from hf_cbft.data.columns import check_fills_a_batch
 from hf_cbft.data.inputs import InputCollator, drop_unused_columns
 from hf_cbft.feature_reweighting import ReweightedLayer, deep_feature_reweighting
 from hf_cbft.interpolation import evaluation_mode
@@ -64,6 +65,7 @@ def finetune(
         NotImplementedError: a model for another task.
     """
     classifier_labels(model, train_dataset)
+    check_fills_a_batch(train_dataset, args)
     shown = base_model(model) if args.remove_unused_columns else None
     args = copy.copy(args)
     args.remove_unused_columns = False  # the collator does it, once it has made model inputs of an image or a text

@@ -18,6 +18,7 @@ from hf_cbft.architectures import base_model, has_adapter
 from hf_cbft.checkpointing import ExactResumeTrainer
 from hf_cbft.checkpoints.loading import load_model
 from hf_cbft.config import CBFTConfig
+from hf_cbft.data.columns import check_fills_a_batch
 from hf_cbft.data.inputs import RAW_COLUMNS, InputCollator, drop_unused_columns
 from hf_cbft.data.pairing import PairCollator, pair_clean_with_cue
 from hf_cbft.distributed import on_main_rank, sum_over_ranks
@@ -126,6 +127,7 @@ class CBFTTrainer(ExactResumeTrainer):
 
             model = add_adapter(model, peft_config)
         self._ref_source = ref_model if isinstance(ref_model, (str, Path)) else None
+        check_fills_a_batch(train_dataset, args)
         if model is not None:  # before Trainer makes the output folder
             self.task = find_task(model, args, train_dataset, cue_dataset, data_collator)
             reference = _make_reference(model, ref_model, args)

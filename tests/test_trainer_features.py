@@ -13,6 +13,7 @@ from torch.func import functional_call
 from transformers import TrainerCallback
 
 from hf_cbft import CBFTConfig, CBFTTrainer
+from hf_cbft.baselines import finetune
 from hf_cbft.interpolation import copy_weights
 from hf_cbft.paths import sample_alpha
 
@@ -238,6 +239,18 @@ def test_micro_batches_that_are_too_small_for_class_means_are_warned_of_once(
         )
         assert len(warnings) == expected
     assert "A micro-batch of 4 rows holds fewer than two of each of the 4 classes" in warnings[0]
+
+
+def test_rows_that_fill_no_batch_are_refused(make_model, make_batch, tmp_path):
+    # Trainer ends at step 0 then, and the model that never left its cue is saved as the fine-tuned one.
+    args = config(tmp_path / "out", per_device_train_batch_size=32, dataloader_drop_last=True)
+    rows = dataset(make_batch("vit", 16, 1))
+    message = r"train_dataset has 16 rows and a batch takes 32: .* per_device_train_batch_size to at most 16, or leave"
+    with pytest.raises(ValueError, match=message):
+        CBFTTrainer(make_model("vit"), args=args, train_dataset=rows, cue_dataset=dataset(make_batch("vit", 16, 2)))
+    with pytest.raises(ValueError, match=message):
+        finetune(make_model("vit"), rows, args)
+    assert not (tmp_path / "out").exists()
 
 
 def test_workers_change_no_loss_over_twenty_steps(make_model, make_batch, tmp_path):

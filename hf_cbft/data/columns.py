@@ -24,6 +24,19 @@ _DECODE_ERRORS = (
 )
 
 
+def check_fills_a_batch(dataset: Any, args: Any) -> None:
+    """Raise a `ValueError` where `dataloader_drop_last` leaves no batch: `Trainer` would end at step 0 in silence."""
+    rows = args.train_batch_size * args.world_size
+    if isinstance(dataset, Mapping) or not hasattr(dataset, "__len__"):  # what is wrong there is said elsewhere
+        return
+    if args.dataloader_drop_last and 0 < len(dataset) < rows:
+        raise ValueError(
+            f"train_dataset has {len(dataset)} rows and a batch takes {rows}: with dataloader_drop_last nothing would "
+            f"be trained. Set per_device_train_batch_size to at most {max(len(dataset) // args.world_size, 1)}, or "
+            "leave dataloader_drop_last out."
+        )
+
+
 def check_not_empty(dataset: Any, name: str) -> None:
     """Raise a `ValueError` if `dataset` has no length or no rows."""
     if isinstance(dataset, Mapping):

@@ -7,7 +7,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -127,7 +127,10 @@ def run_job(grid: Grid, job: Job, device: str) -> None:
 
 @lru_cache(maxsize=4)
 def _problem(dataset: str, model: str, share: float, seed: int, quick: bool, num_clean: int | None) -> Problem:
-    return load_problem(dataset, model, share, seed, recipe_for(dataset, model, quick), num_clean)
+    recipe = recipe_for(dataset, model, quick)
+    if num_clean is not None:  # a batch that is not full is left out
+        recipe = replace(recipe, batch_size=min(recipe.batch_size, num_clean))
+    return load_problem(dataset, model, share, seed, recipe, num_clean)
 
 
 def _model(grid: Grid, job: Job, problem: Problem, device: str) -> dict[str, Any]:
