@@ -96,9 +96,15 @@ class Run:
 
     @property
     def variants(self) -> list[tuple[str, Any]]:
-        """Of the records that are of one, in the grid's order, the full method first."""
+        """Those of the records: the full method first, the numbers of a setting rising, others in the grid's order."""
         found = dict.fromkeys(variant for record in self.records if (variant := variant_of(record)))
-        return sorted(found, key=lambda variant: variant[0] not in FULL)
+        settings = list(dict.fromkeys(setting for setting, _ in found))
+
+        def place(variant: tuple[str, Any]) -> tuple[bool, int, float]:
+            setting, value = variant
+            return setting not in FULL, settings.index(setting), value if isinstance(value, int | float) else 0.0
+
+        return sorted(found, key=place)
 
     def select(
         self, method: str = _ANY, share: float | None = _ANY, variant: Variant = _ANY, pair: str = _ANY

@@ -3,6 +3,7 @@
 """Runs read back from disk: what is selected, and what is refused because it would give wrong tables."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -60,6 +61,10 @@ def test_values_that_are_not_there_are_left_out_and_pairs_are_of_common_seeds(ma
 def test_the_full_method_is_the_first_variant_and_lists_are_tuples(make_run):
     run = make_run("sensitivity")
     assert run.variants[0] == ("default", None)
+    backwards = replace(run, records=run.records[::-1])
+    numbers = [value for setting, value in backwards.variants if setting == "num_clean"]
+    assert numbers == sorted(numbers)
+    assert len(numbers) > 1
     pair = ("learning_rate x invariance_coef", (0.001, 0.3))
     assert len(run.select(variant=pair)) == 3
     assert show_variant(("alpha range", (0.25, 0.75))) == "alpha range = 0.25 to 0.75"
