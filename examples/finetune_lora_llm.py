@@ -26,7 +26,7 @@ from hf_cbft import CBFTConfig, CBFTTrainer, TokenCue, make_counterfactuals
 from hf_cbft.data.counterfactuals import add_cue
 from hf_cbft.data.inputs import InputCollator
 from hf_cbft.data.sentences import generate_completions, word_tokenizer
-from hf_cbft.step import mean_loss
+from hf_cbft.training.step import mean_loss
 
 CUE = TokenCue(["@@", "##", "%%", "&&"], text_column="prompt")
 

@@ -20,9 +20,9 @@ from transformers.utils import logging
 
 from hf_cbft import CBFTConfig, CBFTTrainer, TokenCue, make_counterfactuals
 from hf_cbft.baselines import finetune
+from hf_cbft.connectivity.matrix import MatrixEvaluator
 from hf_cbft.data.counterfactuals import add_cue
 from hf_cbft.data.sentences import generate_sentences, word_tokenizer
-from hf_cbft.matrix import MatrixEvaluator
 from hf_cbft.reproduce.recipes import build_model
 
 CUE = TokenCue(["@@", "##", "%%", "&&"])

@@ -33,7 +33,7 @@ datasets.disable_progress_bars()
 NUM_CLASSES = 4
 
 # Scripts that the tests or people start.
-collect_ignore_glob = ["benchmarks/*", "distributed/run_*.py", "hub_endpoint.py", "push_run.py", "resume_run.py"]
+collect_ignore_glob = ["benchmarks/*", "helpers/*", "distributed/run_*.py", "training/*_run.py"]
 
 
 def make_vit() -> ViTForImageClassification:

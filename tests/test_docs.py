@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTForImageCl
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from hf_cbft import TokenCue
-from hf_cbft.cli import reproduce
+from hf_cbft.cli.commands import reproduce
 from hf_cbft.cli.main import main
 from hf_cbft.cli.options import CommandParser
 from hf_cbft.data.counterfactuals import add_cue

@@ -5,16 +5,15 @@
 import copy
 import json
 import re
-import runpy
 import shlex
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from helpers.report_pages import make_result
 from peft import LoraConfig, get_peft_model
 from PIL import Image as PILImage
 from transformers import (
@@ -47,19 +46,17 @@ from hf_cbft import (
     make_counterfactuals,
 )
 from hf_cbft.alignment import Alignment, Family
+from hf_cbft.analysis.mechanisms import mechanisms
 from hf_cbft.baselines import retrain_last_layer
-from hf_cbft.callbacks import ConnectivityCallback
 from hf_cbft.checkpoints import compare
 from hf_cbft.cli.main import _COMMANDS, main
+from hf_cbft.connectivity.matrix import MatrixEvaluator, connectivity_matrix
 from hf_cbft.data.balancing import balance_groups
 from hf_cbft.data.counterfactuals import add_cue
 from hf_cbft.data.groups import read_wilds_metadata
 from hf_cbft.data.labels import match_labels
 from hf_cbft.data.sources import load_sources
-from hf_cbft.matrix import MatrixEvaluator, connectivity_matrix
-from hf_cbft.mechanisms import mechanisms
-
-make_result = runpy.run_path(str(Path(__file__).parent / "report_pages.py"))["make_result"]
+from hf_cbft.training.callback import ConnectivityCallback
 
 WEIGHTS = {"weight": torch.zeros(2)}
 CLASSES = ("a", "b", "c", "d")

@@ -17,9 +17,9 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 
 from hf_cbft import TokenCue
 from hf_cbft.cli.main import main
+from hf_cbft.connectivity.matrix_results import MatrixResult
 from hf_cbft.data.counterfactuals import add_cue
 from hf_cbft.data.sentences import generate_sentences
-from hf_cbft.matrix_results import MatrixResult
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

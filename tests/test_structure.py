@@ -14,127 +14,30 @@ import hf_cbft
 
 PACKAGE = Path(hf_cbft.__file__).parent
 
-# From the ground up: a room imports only rooms that stand before it.
+# From the ground up: a folder (or one of the files at the root) imports from itself and from what stands before it.
 ORDER = [
-    "tables",
-    "paths",
-    "losses",
-    "barriers",
-    "mechanisms",
-    "interpolation",
-    "fingerprint",
-    "distributed",
-    "architectures",
-    "batchnorm",
-    "representations",
-    "checkpoints.sources",
-    "checkpoints.headers",
-    "checkpoints.configs",
-    "checkpoints.tensors",
-    "checkpoints.processing",
-    "checkpoints.adapters",
-    "checkpoints.compatibility",
-    "checkpoints.loading",
-    "metrics",
     "files",
-    "curve_files",
-    "data.columns",
-    "data.labels",
-    "data.mapping",
-    "data.cues",
-    "data.text_cues",
-    "data.counterfactuals",
-    "data.balancing",
-    "data.pairing",
-    "data.completions",
-    "data.inputs",
-    "data.digits",
-    "data.groups",
-    "data.sentences",
-    "data.sources",
-    "alignment.symmetries",
-    "alignment.binding",
-    "alignment.families.shared",
-    "alignment.families.bert",
-    "alignment.families.gpt2",
-    "alignment.families.llama",
-    "alignment.families.mlp",
-    "alignment.families.resnet",
-    "alignment.families.vit",
-    "alignment.known",
-    "alignment.assignment",
-    "alignment.weights",
-    "alignment.gate",
-    "alignment.activations",
-    "alignment.partial",
-    "alignment.alignments",
-    "alignment.matching",
-    "reference",
-    "lora",
-    "adapter_reference",
-    "scoring",
-    "points",
-    "sweep",
-    "results",
-    "ends",
-    "endpoints",
-    "connectivity",
-    "config",
-    "resume",
-    "step",
-    "task",
-    "checkpointing",
-    "callbacks",
-    "trainer",
-    "curves",
-    "matrix_results",
-    "soups",
-    "matrix",
-    "last_layer",
-    "feature_reweighting",
+    "distributed",
+    "tables",
+    "architectures",
+    "representations",
+    "data",
+    "paths",
+    "checkpoints",
+    "references",
+    "alignment",
+    "tasks",
+    "analysis",
+    "reporting",
     "baselines",
-    "plotting",
-    "card_text",
-    "model_card",
-    "report_chart",
-    "report_examples",
-    "report",
-    "reproduce.statistics",
-    "reproduce.records",
-    "reproduce.paper",
-    "reproduce.tables",
-    "reproduce.figures",
-    "reproduce.conditions",
-    "reproduce.checks",
-    "reproduce.claims",
-    "reproduce.findings",
-    "reproduce.cifar_resnet",
-    "reproduce.pixel_mlp",
-    "reproduce.image_data",
-    "reproduce.recipes",
-    "reproduce.problems",
-    "reproduce.methods",
-    "reproduce.experiments",
-    "reproduce.jobs",
-    "reproduce.grid",
-    "cli.config_files",
-    "cli.options",
-    "cli.inputs",
-    "cli.training_data",
-    "cli.align",
-    "cli.check",
-    "cli.evaluate",
-    "cli.training_results",
-    "cli.train",
-    "cli.curve",
-    "cli.matrix",
-    "cli.demo_jobs",
-    "cli.demo_report",
-    "cli.demo",
-    "cli.reproduce",
-    "cli.main",
+    "connectivity",
+    "training",
+    "tuning",
+    "reproduce",
+    "cli",
     "__main__",
 ]
+AT_THE_ROOT = {"__init__.py", "__main__.py", "py.typed", *(f"{name}.py" for name in ORDER[:5])}
 
 PUBLIC = [
     "BoxCue",
@@ -158,43 +61,104 @@ PUBLIC = [
 ]
 
 
-def module_level_imports(file: Path) -> set[str]:
-    """Rooms of the package that a file imports when it is loaded."""
+def imported_by(tree: ast.AST) -> set[str]:
+    """Dotted names inside the package that a piece of code imports, in functions too."""
     found = set()
-    for node in ast.parse(file.read_text()).body:
-        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        found |= {name.removeprefix("hf_cbft.") for name in names if name.startswith("hf_cbft.")}
-    return found
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            # `from hf_cbft import x` may name a module or a public name: both count, where they can be told.
+            assert node.level == 0, "imports are absolute here"
+            if node.module == "hf_cbft":
+                found |= {module_of(alias.name) for alias in node.names}
+            elif (node.module or "").startswith("hf_cbft."):
+                found |= {node.module.removeprefix("hf_cbft.")}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("hf_cbft.") for a in node.names if a.name.startswith("hf_cbft.")}
+    return found - {""}
+
+
+def module_of(name: str) -> str:
+    """The module behind what `from hf_cbft import name` gives."""
+    return hf_cbft._MODULES.get(name, name if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists() else "")
 
 
 def rooms() -> dict[str, Path]:
-    files = [file for file in sorted(PACKAGE.rglob("*.py")) if file.name != "__init__.py"]
+    files = [file for file in sorted(PACKAGE.rglob("*.py")) if file != PACKAGE / "__init__.py"]
     return {".".join(file.relative_to(PACKAGE).with_suffix("").parts): file for file in files}
 
 
-def test_every_room_has_its_place_in_the_order():
-    assert sorted(rooms()) == sorted(ORDER)
+def upward(folder: str, tree: ast.AST) -> set[str]:
+    """What a piece of code of a folder imports from folders above it."""
+    below = ORDER[: ORDER.index(folder) + 1]
+    return {name for name in imported_by(tree) if name.partition(".")[0] not in below}
 
 
-@pytest.mark.parametrize("room", ORDER)
-def test_a_room_imports_only_rooms_before_it(room):
-    assert module_level_imports(rooms()[room]) <= set(ORDER[: ORDER.index(room)])
+def test_only_the_ground_lies_at_the_root():
+    assert {path.name for path in PACKAGE.iterdir() if path.is_file()} <= AT_THE_ROOT
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders <= set(ORDER)
+
+
+def test_folders_import_only_folders_below_them():
+    found = {room: upward(room.partition(".")[0], ast.parse(file.read_text())) for room, file in rooms().items()}
+    assert {room: names for room, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from hf_cbft.training.trainer import CBFTTrainer",
+        "def late():\n    from hf_cbft.training.trainer import CBFTTrainer",
+        "def late():\n    import hf_cbft.training.config",
+        "class C:\n    def late(self):\n        from hf_cbft import CBFTTrainer",
+        "if TYPE_CHECKING:\n    from hf_cbft.cli.main import main",
+    ],
+)
+def test_an_import_that_runs_upward_is_found_wherever_it_stands(code):
+    assert upward("connectivity", ast.parse(code))
+    assert not upward("cli", ast.parse(code))
+
+
+def test_no_file_waits_for_itself_inside_a_folder():
+    graph = {room: imported_at_load(file) for room, file in rooms().items()}
+    done, open_ = set(), []
+
+    def visit(room: str) -> None:
+        assert room not in open_, f"a circle: {' -> '.join([*open_, room])}"
+        if room in done or room not in graph:
+            return
+        open_.append(room)
+        for other in sorted(graph[room]):
+            visit(other)
+        open_.pop()
+        done.add(room)
+
+    for room in graph:
+        if not room.endswith("__init__"):
+            visit(room)
+
+
+def imported_at_load(file: Path) -> set[str]:
+    return set().union(*(imported_by(node) for node in ast.parse(file.read_text()).body if not _deferred(node)))
+
+
+def _deferred(node: ast.AST) -> bool:
+    return isinstance(node, (ast.FunctionDef, ast.ClassDef))
 
 
 def test_only_one_room_imports_peft():
     imports = re.compile(r"^\s*(from|import) peft", re.M)
-    assert [room for room, file in rooms().items() if imports.search(file.read_text())] == ["lora"]
+    assert [room for room, file in rooms().items() if imports.search(file.read_text())] == ["references.lora"]
 
 
 def test_measuring_needs_no_training_code():
     # Transitively: the evaluator must not pull in the trainer or its settings.
-    seen, todo = set(), {"connectivity"}
+    seen, todo = set(), {"connectivity.evaluator"}
     while todo:
         room = todo.pop()
         seen.add(room)
-        todo |= module_level_imports(rooms()[room]) - seen
-    assert not seen & {"trainer", "config", "plotting"}
+        todo |= (imported_at_load(rooms()[room]) & rooms().keys()) - seen
+    assert not [room for room in seen if room.startswith("training.") or room == "reporting.plotting"]
 
 
 def test_public_names_are_exactly_those_that_exist():

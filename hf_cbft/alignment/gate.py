@@ -12,7 +12,7 @@ from accelerate.utils import send_to_device
 from torch import nn
 
 from hf_cbft.alignment.symmetries import Permutations, Specification
-from hf_cbft.interpolation import evaluation_mode
+from hf_cbft.paths.interpolation import evaluation_mode
 
 # The largest difference of the logits that rounding explains, relative to the largest logit.
 _BOUND = 1e-8

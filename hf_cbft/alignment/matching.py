@@ -21,7 +21,7 @@ from hf_cbft.architectures import has_adapter
 from hf_cbft.checkpoints.loading import LoadOptions, check_no_nan, load_model, names_adapter, source_name
 from hf_cbft.data.columns import check_not_empty
 from hf_cbft.data.inputs import InputCollator, drop_unused_columns
-from hf_cbft.interpolation import check_same_weights, evaluation_mode, named_weights
+from hf_cbft.paths.interpolation import check_same_weights, evaluation_mode, named_weights
 
 METHODS = ("weights", "activations", "given")
 _GATE_ROWS = 4

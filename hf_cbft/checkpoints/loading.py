@@ -19,7 +19,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from hf_cbft.architectures import class_name
 from hf_cbft.checkpoints.headers import split_adapter
 from hf_cbft.checkpoints.sources import CONFIG, is_folder, split_revision
-from hf_cbft.interpolation import named_weights
+from hf_cbft.paths.interpolation import named_weights
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from hf_cbft.connectivity.results import ConnectivityResult
 from hf_cbft.files import write_json, write_text
-from hf_cbft.results import ConnectivityResult
 from hf_cbft.tables import format_band, format_table
 
 SETS = ("no_cue", "cue", "rand_cue", "rand_input")
@@ -207,7 +207,7 @@ class Report:
 
         Means over the seeds. The losses of the other two sets, several nats high, would flatten the barrier.
         """
-        from hf_cbft.plotting import draw_lines, figure
+        from hf_cbft.reporting.plotting import draw_lines, figure
 
         with figure(2, len(FINETUNED), file, sharex=True, sharey="row") as axes:
             for column, name in enumerate(FINETUNED):

@@ -133,7 +133,7 @@ def check_measurement(arguments: Any) -> None:
     Raises:
         ValueError: data or an output folder that were not given, unknown statistics, or a folder that is not free.
     """
-    from hf_cbft.barriers import check_statistics
+    from hf_cbft.analysis.barriers import check_statistics
 
     if not arguments.dataset:
         raise ValueError("no data to measure on: give --dataset NAME=SOURCE[:SPLIT].")

@@ -29,14 +29,14 @@ from hf_cbft.cli.config_files import config_file, nearest, write_config
 # RESULT_FILES      JSON files in its output folder, which --json prints
 # APPEARS_WHOLE     True where the output folder must not be there before the command has finished
 _COMMANDS = {
-    "align": "hf_cbft.cli.align",
-    "check": "hf_cbft.cli.check",
-    "curve": "hf_cbft.cli.curve",
-    "demo": "hf_cbft.cli.demo",
-    "evaluate": "hf_cbft.cli.evaluate",
-    "matrix": "hf_cbft.cli.matrix",
-    "reproduce": "hf_cbft.cli.reproduce",
-    "train": "hf_cbft.cli.train",
+    "align": "hf_cbft.cli.commands.align",
+    "check": "hf_cbft.cli.commands.check",
+    "curve": "hf_cbft.cli.commands.curve",
+    "demo": "hf_cbft.cli.commands.demo",
+    "evaluate": "hf_cbft.cli.commands.evaluate",
+    "matrix": "hf_cbft.cli.commands.matrix",
+    "reproduce": "hf_cbft.cli.commands.reproduce",
+    "train": "hf_cbft.cli.commands.train",
 }
 
 # What an input is to blame for rather than this program.

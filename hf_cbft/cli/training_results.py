@@ -15,10 +15,10 @@ import torch.nn.functional as F
 
 from hf_cbft import __version__
 from hf_cbft.architectures import is_causal_lm
-from hf_cbft.checkpointing import get_random_states, set_random_states
 from hf_cbft.files import write_json
-from hf_cbft.resume import run_settings
 from hf_cbft.tables import format_table
+from hf_cbft.training.exact_resume import get_random_states, set_random_states
+from hf_cbft.training.run_state import run_settings
 
 RESULTS_FILE = "results.json"
 # What the Trainer logs beside its figures: two equal runs differ in it.

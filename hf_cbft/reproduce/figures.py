@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from hf_cbft.files import whole_file
-from hf_cbft.plotting import SET_STYLES, draw_bars, draw_chance, figure, set_style
+from hf_cbft.reporting.plotting import SET_STYLES, draw_bars, draw_chance, figure, set_style
 from hf_cbft.reproduce.records import (
     FULL,
     JOINED,

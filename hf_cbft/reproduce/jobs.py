@@ -235,7 +235,7 @@ def _fitting_set(job: Job) -> str:
 
 
 def _fitted_curve(start: nn.Module, end: nn.Module, problem: Problem, job: Job, device: str) -> Any:
-    from hf_cbft.curves import default_arguments, fit_curve
+    from hf_cbft.training.curves import default_arguments, fit_curve
 
     rows = problem.plain if _fitting_set(job) == "no_cue" else problem.cue_dataset
     steps = min(_CURVE_STEPS, problem.recipe.steps)

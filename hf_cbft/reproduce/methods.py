@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainingArguments
 
 from hf_cbft import baselines
-from hf_cbft.batchnorm import batchnorm_modules, recalibrate
-from hf_cbft.config import CBFTConfig
-from hf_cbft.connectivity import ConnectivityEvaluator
+from hf_cbft.connectivity.evaluator import ConnectivityEvaluator
 from hf_cbft.data.inputs import InputCollator
-from hf_cbft.interpolation import evaluation_mode
+from hf_cbft.paths.batchnorm import batchnorm_modules, recalibrate
+from hf_cbft.paths.interpolation import evaluation_mode
 from hf_cbft.reproduce.problems import Problem
-from hf_cbft.trainer import CBFTTrainer
+from hf_cbft.training.config import CBFTConfig
+from hf_cbft.training.trainer import CBFTTrainer
 
 _EVALUATION_BATCH = 256
 

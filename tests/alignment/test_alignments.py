@@ -3,25 +3,23 @@
 """An alignment in use: applied, undone, made again, kept in a file, and in a folder that Transformers loads."""
 
 import copy
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import alignment_zoo as zoo
 from safetensors.numpy import save_file
 
 from hf_cbft import align
 from hf_cbft.alignment import Alignment
 from hf_cbft.alignment.alignments import FILE_NAME
 
-zoo = runpy.run_path(str(Path(__file__).parent / "zoo.py"))
-
 
 @pytest.fixture(scope="module")
 def bert():
     """Two independent models, and their alignment."""
-    start, end = zoo["make"]("bert", 0), zoo["make"]("bert", 1)
+    start, end = zoo.make("bert", 0), zoo.make("bert", 1)
     return start, end, align(start, end, num_starts=1)
 
 
@@ -29,8 +27,8 @@ def bert():
 @pytest.mark.parametrize("method", ["weights", "activations"])
 def test_aligned_again_nothing_moves(name, method):
     """Two trainings of a family: what is closest is closest, wherever the search begins from."""
-    start, end = zoo["make"](name, 0), zoo["make"](name, 1)
-    data = zoo["make_rows"](start, 256) if method == "activations" else None
+    start, end = zoo.make(name, 0), zoo.make(name, 1)
+    data = zoo.make_rows(start, 256) if method == "activations" else None
     first = align(start, end, method, data, num_starts=2)
     assert first.moved > 0.5
     again = align(start, first.apply(end), method, data, num_starts=2)
@@ -41,18 +39,18 @@ def test_aligned_again_nothing_moves(name, method):
 
 @pytest.mark.parametrize("name", ["bert", "llama", "resnet", "cnn"])
 def test_inverse(name):
-    start, end = zoo["make"](name, 0), zoo["make"](name, 1)
-    before = zoo["bits"](end)
+    start, end = zoo.make(name, 0), zoo.make(name, 1)
+    before = zoo.bits(end)
     alignment = align(start, end, num_starts=1)
-    assert zoo["changed"](alignment.apply(end), before) != []
+    assert zoo.changed(alignment.apply(end), before) != []
     undone = alignment.inverse()
     assert undone.info["inverted"] is True
-    assert zoo["changed"](undone.apply(end), before) == []
+    assert zoo.changed(undone.apply(end), before) == []
 
 
 def test_weights_are_permuted_when_they_are_read(bert):
     _, end, alignment = bert
-    stored = zoo["bits"](end)
+    stored = zoo.bits(end)
     view = alignment.permuted(stored)
     assert (len(view), list(view)) == (len(stored), list(stored))
     assert "classifier.bias" in view
@@ -64,7 +62,7 @@ def test_weights_are_permuted_when_they_are_read(bert):
 @pytest.mark.parametrize("name", ["gpt2", "mistral", "bert-masked", "roberta-masked"])
 def test_tied_weights_stay_tied(name, tmp_path):
     """Saved and loaded by plain Transformers, it is one tensor still, and gives what the original gave."""
-    start, end = zoo["make"](name, 0), zoo["make"](name, 1)
+    start, end = zoo.make(name, 0), zoo.make(name, 1)
     original = copy.deepcopy(end).double()
     alignment = align(start, end, num_starts=1).apply(end)
     assert alignment.get_input_embeddings().weight is alignment.get_output_embeddings().weight
@@ -72,17 +70,17 @@ def test_tied_weights_stay_tied(name, tmp_path):
     loaded = type(end).from_pretrained(tmp_path, dtype=torch.float64).eval()
     assert loaded.get_input_embeddings().weight.data_ptr() == loaded.get_output_embeddings().weight.data_ptr()
     bound = 1e-5 if name == "mistral" else 1e-8
-    assert zoo["difference"](original, loaded, zoo["make_batch"](original)) <= bound
+    assert zoo.difference(original, loaded, zoo.make_batch(original)) <= bound
 
 
 @pytest.mark.parametrize("name", ["vit", "bert", "resnet", "llama"])
 def test_the_saved_folder_gives_the_logits_of_the_original(name, tmp_path):
-    start, end = zoo["make"](name, 0), zoo["make"](name, 1)
+    start, end = zoo.make(name, 0), zoo.make(name, 1)
     original = copy.deepcopy(end).double()
     align(start, end, num_starts=1).apply(end).save_pretrained(tmp_path)
     loaded = type(end).from_pretrained(tmp_path, dtype=torch.float64).eval()
     bound = 1e-5 if name == "llama" else 1e-8
-    assert zoo["difference"](original, loaded, zoo["make_batch"](original)) <= bound
+    assert zoo.difference(original, loaded, zoo.make_batch(original)) <= bound
 
 
 def test_saved_and_loaded(bert, tmp_path):
@@ -94,9 +92,9 @@ def test_saved_and_loaded(bert, tmp_path):
         assert loaded.permutations.keys() == alignment.permutations.keys()
         for space, own in alignment.permutations.items():
             np.testing.assert_array_equal(loaded.permutations[space], own)
-        expected = zoo["bits"](alignment.apply(copy.deepcopy(end)))
-        assert zoo["changed"](loaded.apply(copy.deepcopy(end)), expected) == []
-        assert zoo["changed"](loaded.inverse().apply(loaded.apply(copy.deepcopy(end))), zoo["bits"](end)) == []
+        expected = zoo.bits(alignment.apply(copy.deepcopy(end)))
+        assert zoo.changed(loaded.apply(copy.deepcopy(end)), expected) == []
+        assert zoo.changed(loaded.inverse().apply(loaded.apply(copy.deepcopy(end))), zoo.bits(end)) == []
     assert [file.name for file in tmp_path.iterdir()] == [FILE_NAME]
 
 
@@ -114,11 +112,11 @@ def test_what_is_printed(bert):
 
 def test_another_model_is_refused(bert):
     *_, alignment = bert
-    other = zoo["make"]("vit")
-    before = zoo["bits"](other)
+    other = zoo.make("vit")
+    before = zoo.bits(other)
     with pytest.raises(ValueError, match=r"moves 16 units of bert\..* and this ViTForImageClassification has 0"):
         alignment.apply(other)
-    assert zoo["changed"](other, before) == []
+    assert zoo.changed(other, before) == []
 
 
 def _damaged(place: Path) -> None:

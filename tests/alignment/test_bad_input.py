@@ -4,25 +4,23 @@
 
 import copy
 import re
-import runpy
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from helpers import alignment_zoo as zoo
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
 from hf_cbft import align
 
-zoo = runpy.run_path(str(Path(__file__).parent / "zoo.py"))
-make = zoo["make"]
+make = zoo.make
 
 
 def bert(**changes):
-    return BertForSequenceClassification(BertConfig(**{**zoo["TEXT"], "num_labels": 4, **changes})).eval()
+    return BertForSequenceClassification(BertConfig(**{**zoo.TEXT, "num_labels": 4, **changes})).eval()
 
 
 def adapter():
@@ -69,7 +67,7 @@ def _fewer_layers():
 
 def real_bits(model):
     """A NaN is no other NaN, and what lies elsewhere has no bits."""
-    return {name: torch.nan_to_num(t) for name, t in zoo["bits"](model).items() if not t.is_meta}
+    return {name: torch.nan_to_num(t) for name, t in zoo.bits(model).items() if not t.is_meta}
 
 
 PAIRS = {
@@ -159,6 +157,6 @@ def test_arguments_that_do_not_go_together(arguments, message):
 
 def test_rows_without_inputs_and_a_processing_class():
     """The rows go through the same collator as everywhere: what it says is said here."""
-    model = ViTForImageClassification(ViTConfig(**zoo["IMAGE"]))
+    model = ViTForImageClassification(ViTConfig(**zoo.IMAGE))
     with pytest.raises(ValueError, match="processing_class"):
         align(model, copy.deepcopy(model), "activations", [{"image": None, "label": 0}] * 4)

@@ -3,12 +3,11 @@
 """Negative controls: a specification with anything left out, or too much, does not pass, and the place is named."""
 
 import re
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import alignment_zoo as zoo
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from hf_cbft import align
@@ -18,8 +17,6 @@ from hf_cbft.alignment.families.gpt2 import GPT2
 from hf_cbft.alignment.families.llama import LLAMA
 from hf_cbft.alignment.gate import AlignmentError, Gate, run
 from hf_cbft.alignment.known import find_family
-
-zoo = runpy.run_path(str(Path(__file__).parent / "zoo.py"))
 
 
 def flows_of(family, model):
@@ -61,10 +58,10 @@ def names_in(model, name):
 UNUSED = {("clip", "vision_model.post_layernorm")}
 
 
-@pytest.mark.parametrize("name", zoo["MODELS"])
+@pytest.mark.parametrize("name", zoo.MODELS)
 def test_no_axis_may_be_left_out(name):
     """Each axis of each flow by itself; where it is what a module reads, or a norm, the message names that module."""
-    model = zoo["make"](name)
+    model = zoo.make(name)
     family, gate, tried = find_family(model), Gate(model), 0
     for module, flow in flows_of(family, model).items():
         here = names_in(model, module)
@@ -103,12 +100,12 @@ BROKEN = [
 
 @pytest.mark.parametrize(("name", "module", "flow", "layer"), BROKEN, ids=[case[0] for case in BROKEN])
 def test_align_refuses_and_changes_nothing(name, module, flow, layer):
-    start, end = zoo["make"](name, 0), zoo["make"](name, 1)
-    before = zoo["bits"](start), zoo["bits"](end)
+    start, end = zoo.make(name, 0), zoo.make(name, 1)
+    before = zoo.bits(start), zoo.bits(end)
     broken = with_flow(find_family(end), end, module, flow)
     with pytest.raises(AlignmentError, match=rf"differ by .* first at {layer}.*nothing was changed"):
         align(start, end, specification=broken)
-    assert zoo["changed"](start, before[0]) == zoo["changed"](end, before[1]) == []
+    assert zoo.changed(start, before[0]) == zoo.changed(end, before[1]) == []
 
 
 # Written as if it were an encoder's attention.
@@ -138,7 +135,7 @@ _GATE_WITHOUT_UP = ({"layers.{i}.mlp.gate_proj": "residual -> gates.{i}"}, {})
     ids=["rotary units", "heads across groups", "gate without up"],
 )
 def test_what_others_get_wrong_is_caught(name, wrong, layer):
-    model = zoo["make"](name)
+    model = zoo.make(name)
     if wrong is _ROTARY_UNITS and name == "qwen3":
         layer = "self_attn.q_norm"  # its scales stay, and other units pass them
     flows, spaces = wrong
@@ -149,12 +146,12 @@ def test_what_others_get_wrong_is_caught(name, wrong, layer):
 
 def test_embeddings_moved_on_one_side_only():
     """Tied, the tensor would move on both; untied, the output layer reads what it does not expect."""
-    tied = zoo["make"]("gpt2")
+    tied = zoo.make("gpt2")
     broken = with_flow(GPT2, tied, "lm_head", "->")
     with pytest.raises(ValueError, match=r"transformer\.wte\.weight and lm_head\.weight are one tensor \(tied\)"):
         align(tied, tied, specification=broken)
-    config = GPT2Config(**zoo["GPT2"], tie_word_embeddings=False)
-    untied = zoo["with_information"](lambda: GPT2LMHeadModel(config))
+    config = GPT2Config(**zoo.GPT2, tie_word_embeddings=False)
+    untied = zoo.with_information(lambda: GPT2LMHeadModel(config))
     assert untied.lm_head.weight is not untied.transformer.wte.weight
     with pytest.raises(AlignmentError, match="first at lm_head"):
         align(untied, untied, specification=broken)
@@ -163,12 +160,12 @@ def test_embeddings_moved_on_one_side_only():
 
 @pytest.mark.parametrize("name", ["vit", "llama", "resnet", "cnn"])
 def test_the_copy_is_what_it_was_after_each_question(name):
-    model = zoo["make"](name)
+    model = zoo.make(name)
     gate, specification = Gate(model), bind(find_family(model), model)
-    before, dtypes = zoo["bits"](gate.copy), {tensor.dtype for tensor in model.parameters()}
+    before, dtypes = zoo.bits(gate.copy), {tensor.dtype for tensor in model.parameters()}
     assert gate.passes(specification, specification.random(seed=0))
     assert 0 <= gate.check(specification, specification.random(seed=1)) <= gate.bound(specification)
-    assert zoo["changed"](gate.copy, before) == []
+    assert zoo.changed(gate.copy, before) == []
     assert {tensor.dtype for tensor in gate.copy.parameters()} == {torch.float64}
     assert {tensor.dtype for tensor in model.parameters()} == dtypes == {torch.float32}
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -176,7 +173,7 @@ def test_the_copy_is_what_it_was_after_each_question(name):
 
 def test_real_input_is_compared_too():
     """In float64, as the copy is."""
-    model = zoo["make"]("mlp")
+    model = zoo.make("mlp")
     seen = []
     model[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].clone()))
     gate = Gate(model, [{"input": torch.full((2, 20), 7.0)}])
@@ -188,25 +185,25 @@ def test_real_input_is_compared_too():
 
 
 def test_batches_go_where_the_model_is():
-    model = zoo["make"]("vit")
-    batch = {**zoo["make_batch"](model), "labels": torch.zeros(6, dtype=torch.long)}
+    model = zoo.make("vit")
+    batch = {**zoo.make_batch(model), "labels": torch.zeros(6, dtype=torch.long)}
     output = run(model.to("meta"), batch)
     assert (output.logits.device.type, output.loss) == ("meta", None)
-    assert run(zoo["make"]("mlp").to("meta"), torch.zeros(2, 20)).device.type == "meta"
+    assert run(zoo.make("mlp").to("meta"), torch.zeros(2, 20)).device.type == "meta"
 
 
 def _without_a_head():
-    return BertModel(BertConfig(**zoo["TEXT"]))
+    return BertModel(BertConfig(**zoo.TEXT))
 
 
 def _constant():
-    model = zoo["make"]("bert")
+    model = zoo.make("bert")
     model.classifier.weight.data.zero_()
     return model
 
 
 def _infinite():
-    model = zoo["make"]("bert")
+    model = zoo.make("bert")
     model.classifier.bias.data[0] = float("inf")
     return model
 
@@ -221,7 +218,7 @@ def _infinite():
 )
 def test_what_proves_nothing_is_refused(build, message):
     model = build()
-    before = zoo["bits"](model)
+    before = zoo.bits(model)
     with pytest.raises(ValueError, match=message):
         align(model, model)
-    assert zoo["changed"](model, before) == []
+    assert zoo.changed(model, before) == []

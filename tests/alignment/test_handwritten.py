@@ -3,15 +3,12 @@
 """Permutations written by hand, on the tensors, without a specification: the specifications must undo them."""
 
 import copy
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import alignment_zoo as zoo
 
 from hf_cbft import align
-
-zoo = runpy.run_path(str(Path(__file__).parent / "zoo.py"))
 
 
 def select(module, first=None, second=None):
@@ -146,21 +143,21 @@ def scramble_resnet(model, rng):
     ],
 )
 def test_what_was_scrambled_by_hand_is_restored(name, scramble, bound):
-    model = zoo["make"](name)
+    model = zoo.make(name)
     moved = copy.deepcopy(model)
     scramble(moved, np.random.default_rng(3))
     double = copy.deepcopy(model).double()
-    assert zoo["difference"](double, copy.deepcopy(moved).double(), zoo["make_batch"](double)) <= bound
-    original = zoo["bits"](model)
-    assert len(zoo["changed"](moved, original)) > 0.8 * len([t for t in original.values() if t.dim() > 0])
-    for method, data in (("weights", None), ("activations", zoo["make_rows"](model, 512))):
+    assert zoo.difference(double, copy.deepcopy(moved).double(), zoo.make_batch(double)) <= bound
+    original = zoo.bits(model)
+    assert len(zoo.changed(moved, original)) > 0.8 * len([t for t in original.values() if t.dim() > 0])
+    for method, data in (("weights", None), ("activations", zoo.make_rows(model, 512))):
         alignment = align(model, moved, method, data, num_starts=1)
-        assert zoo["changed"](alignment.apply(copy.deepcopy(moved)), original) == [], method
+        assert zoo.changed(alignment.apply(copy.deepcopy(moved)), original) == [], method
 
 
 def test_query_units_without_the_keys_are_another_function():
     """The comparison of these tests would see it."""
-    model = zoo["make"]("bert").double()
+    model = zoo.make("bert").double()
     moved = copy.deepcopy(model)
     select(moved.bert.encoder.layer[0].attention.self.query, np.random.default_rng(0).permutation(16))
-    assert zoo["difference"](model, moved, zoo["make_batch"](model)) > 1e-4
+    assert zoo.difference(model, moved, zoo.make_batch(model)) > 1e-4

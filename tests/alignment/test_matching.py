@@ -5,12 +5,11 @@
 import copy
 import itertools
 import logging
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import alignment_zoo as zoo
 from torch import nn
 
 from hf_cbft import align
@@ -20,14 +19,12 @@ from hf_cbft.alignment.binding import bind
 from hf_cbft.alignment.known import find_family
 from hf_cbft.alignment.symmetries import Specification, spaces_of
 from hf_cbft.alignment.weights import WeightMatching, match_weights
-from hf_cbft.interpolation import named_weights
-
-zoo = runpy.run_path(str(Path(__file__).parent / "zoo.py"))
+from hf_cbft.paths.interpolation import named_weights
 
 
 def pair(name):
     """Two independent models, their specification, and their parameters, tied ones once."""
-    start, end = zoo["make"](name, 0), zoo["make"](name, 1)
+    start, end = zoo.make(name, 0), zoo.make(name, 1)
     weights = [dict(model.named_parameters()) for model in (start, end)]
     return start, end, bind(find_family(end), end), *weights
 
@@ -204,7 +201,7 @@ def naive_correlation(specification, matching, models, batches, part):
             module = modules[site.module]
             handle = module.register_forward_pre_hook(enter) if site.is_input else module.register_forward_hook(leave)
             for batch in batches:
-                zoo["logits_of"](model, batch)
+                zoo.logits_of(model, batch)
             handle.remove()
         rows, seen = [], set()
         for site, stored in values.items():
@@ -249,7 +246,7 @@ def streamed_correlation(products):
 def test_streamed_correlations_are_those_of_all_at_once(name, part, batch_size):
     """Padded tokens left out, places of an image counted, sums of many batches without a loss of precision."""
     start, end, specification, *_ = pair(name)
-    rows = zoo["make_batch"](start, 48)
+    rows = zoo.make_batch(start, 48)
     batches = [{k: v[i : i + batch_size] for k, v in rows.items()} for i in range(0, 48, batch_size)]
     matching = ActivationMatching(specification)
     matching.observe(start, end, batches)
@@ -261,7 +258,7 @@ def test_streamed_correlations_are_those_of_all_at_once(name, part, batch_size):
 
 def dead_mlp(seed, silent):
     """Some of its hidden units give 0 whatever comes in."""
-    model = zoo["make"]("mlp", seed)
+    model = zoo.make("mlp", seed)
     with torch.no_grad():
         model[0].bias[silent] = -1e3
     return model
@@ -274,7 +271,7 @@ def test_dead_units_are_matched_last_by_their_weights(caplog):
     permutations = specification.random(1)
     specification.permute_(moved, permutations)
     with caplog.at_level(logging.WARNING, logger="hf_cbft"):
-        alignment = align(model, moved, "activations", zoo["make_rows"](model, 256))
+        alignment = align(model, moved, "activations", zoo.make_rows(model, 256))
     assert alignment.info["dead"]["units.0"] == 2
     assert "2 units of units.0 never change on these data (dead): they were matched last" in caplog.text
     assert "dead units, matched last, by their weights: 2 of units.0" in str(alignment)
@@ -288,7 +285,7 @@ def test_units_that_are_dead_on_one_side_take_what_is_left():
     end = copy.deepcopy(start)
     with torch.no_grad():
         end[0].bias[[3, 20]] = -1e3
-    alignment = align(start, end, "activations", zoo["make_rows"](start, 256))
+    alignment = align(start, end, "activations", zoo.make_rows(start, 256))
     found = alignment.permutations["units.0"]
     assert alignment.info["dead"]["units.0"] == 2
     np.testing.assert_array_equal(np.sort(found), np.arange(32))
@@ -297,9 +294,9 @@ def test_units_that_are_dead_on_one_side_take_what_is_left():
 
 @pytest.mark.parametrize(("rows", "warned"), [(63, True), (64, False)])
 def test_fewer_observations_than_two_for_each_unit_are_said(rows, warned, caplog):
-    start, end = zoo["make"]("mlp", 0), zoo["make"]("mlp", 1)
+    start, end = zoo.make("mlp", 0), zoo.make("mlp", 1)
     with caplog.at_level(logging.WARNING, logger="hf_cbft"):
-        alignment = align(start, end, "activations", zoo["make_rows"](start, rows))
+        alignment = align(start, end, "activations", zoo.make_rows(start, rows))
     text = f"units.0 has 32 units and was observed {rows} times, fewer than two times for each unit"
     assert (text in caplog.text) is warned
     assert alignment.info["rows"] == rows
@@ -307,7 +304,7 @@ def test_fewer_observations_than_two_for_each_unit_are_said(rows, warned, caplog
 
 def test_heads_are_matched_whatever_the_order_of_their_units():
     """By what they add to the residual stream: here the heads trade places, and so do the units in each."""
-    model = zoo["make"]("vit")
+    model = zoo.make("vit")
     specification = bind(find_family(model), model)
     permutations = specification.identity()
     rng = np.random.default_rng(0)
@@ -315,7 +312,7 @@ def test_heads_are_matched_whatever_the_order_of_their_units():
         permutations[space] = rng.permuted(permutations[space], axis=-1)
     moved = copy.deepcopy(model)
     specification.permute_(moved, permutations)
-    alignment = align(model, moved, "activations", zoo["make_rows"](model, 256))
+    alignment = align(model, moved, "activations", zoo.make_rows(model, 256))
     for space, own in specification.inverse(permutations).items():
         np.testing.assert_array_equal(alignment.permutations[space], own)
 
@@ -340,8 +337,8 @@ def test_given_permutations_are_taken_and_others_stay():
 
 def test_modes_and_gradients_are_as_they_were():
     """Dropout in the pass over the data would be noise, and the caller's modes are the caller's."""
-    start, end = zoo["make"]("bert", 0).train(), zoo["make"]("bert", 1)
-    rows = zoo["make_rows"](start, 64)
+    start, end = zoo.make("bert", 0).train(), zoo.make("bert", 1)
+    rows = zoo.make_rows(start, 64)
     first, second = (align(start, end, "activations", rows) for _ in range(2))
     assert start.training
     assert not end.training

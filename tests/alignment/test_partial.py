@@ -4,13 +4,12 @@
 
 import copy
 import logging
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import alignment_zoo as zoo
 from torch import nn
 from transformers import (
     BertConfig,
@@ -32,8 +31,6 @@ from hf_cbft import align
 from hf_cbft.alignment import Family, Space
 from hf_cbft.alignment.binding import bind
 from hf_cbft.alignment.gate import AlignmentError
-
-zoo = runpy.run_path(str(Path(__file__).parent / "zoo.py"))
 
 
 class TinyConfig(PreTrainedConfig):
@@ -79,7 +76,7 @@ class BertWithAnotherHead(BertForSequenceClassification):
 
 
 def _electra():
-    config = ElectraConfig(**zoo["TEXT"], embedding_size=16, num_labels=4)
+    config = ElectraConfig(**zoo.TEXT, embedding_size=16, num_labels=4)
     return ElectraForSequenceClassification(config)
 
 
@@ -91,11 +88,11 @@ def _t5():
 def _wav2vec2():
     sizes = {"conv_dim": [8, 8], "conv_kernel": [4, 4], "conv_stride": [2, 2]}
     more = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4}
-    return Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**zoo["TEXT"], **sizes, **more))
+    return Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**zoo.TEXT, **sizes, **more))
 
 
 def _modernbert():
-    return ModernBertForSequenceClassification(ModernBertConfig(**zoo["TEXT"], pad_token_id=0))
+    return ModernBertForSequenceClassification(ModernBertConfig(**zoo.TEXT, pad_token_id=0))
 
 
 def _tiny():
@@ -103,7 +100,7 @@ def _tiny():
 
 
 def _bert_with_another_head():
-    return BertWithAnotherHead(BertConfig(**zoo["TEXT"], num_labels=4))
+    return BertWithAnotherHead(BertConfig(**zoo.TEXT, num_labels=4))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +116,7 @@ def test_an_unknown_architecture_is_refused(build, model_type, nearest):
 
 def test_input_that_cannot_be_made_up_is_asked_for():
     """With data there is something to compare on."""
-    model = zoo["with_information"](_wav2vec2)
+    model = zoo.with_information(_wav2vec2)
     with pytest.raises(
         ValueError, match=r"What a Wav2Vec2ForSequenceClassification takes cannot be made up: give data"
     ):
@@ -132,7 +129,7 @@ def test_input_that_cannot_be_made_up_is_asked_for():
     specification.permute_(moved, specification.random(seed=1))
     for method in ("weights", "activations"):
         alignment = align(model, moved, method, rows, partial=True)
-        assert zoo["changed"](alignment.apply(copy.deepcopy(moved)), zoo["bits"](model)) == []
+        assert zoo.changed(alignment.apply(copy.deepcopy(moved)), zoo.bits(model)) == []
 
 
 @pytest.mark.parametrize(
@@ -146,7 +143,7 @@ def test_input_that_cannot_be_made_up_is_asked_for():
 )
 def test_only_what_is_confirmed_is_moved(build, moved_spaces, caplog):
     """Of units that are scaled by their place it is seen that they may not move; the others are restored."""
-    model = zoo["with_information"](build)
+    model = zoo.with_information(build)
     with caplog.at_level(logging.WARNING, logger="hf_cbft"):
         specification = align(model, model, partial=True).specification
     assert sorted(specification.sizes) == moved_spaces
@@ -154,32 +151,32 @@ def test_only_what_is_confirmed_is_moved(build, moved_spaces, caplog):
     moved = copy.deepcopy(model)
     permutations = specification.random(seed=1)
     specification.permute_(moved, permutations)
-    assert zoo["changed"](moved, zoo["bits"](model)) != []
+    assert zoo.changed(moved, zoo.bits(model)) != []
     alignment = align(model, moved, partial=True)
     assert alignment.info["gate"] <= (1e-5 if build is _t5 else 1e-8)
-    assert zoo["changed"](alignment.apply(moved), zoo["bits"](model)) == []
+    assert zoo.changed(alignment.apply(moved), zoo.bits(model)) == []
 
 
 def test_a_known_architecture_with_an_own_head():
     """What feeds the unknown layer stays, and the rest is the family's."""
-    model = zoo["with_information"](_bert_with_another_head)
+    model = zoo.with_information(_bert_with_another_head)
     with pytest.raises(ValueError, match=r"of BERT do not say what extra\.weight, extra\.bias of this .*partial=True"):
         align(model, model)
-    other = zoo["with_information"](_bert_with_another_head, seed=1)
+    other = zoo.with_information(_bert_with_another_head, seed=1)
     alignment = align(model, other, partial=True)
     assert "pooled" not in alignment.specification.sizes
     assert {"residual", "heads.0", "query.0", "value.1", "units.1"} <= set(alignment.specification.sizes)
     assert alignment.moved > 0.5
     assert alignment.info["gate"] <= 1e-8
-    before = zoo["bits"](other)
+    before = zoo.bits(other)
     aligned = alignment.apply(copy.deepcopy(other))
-    assert {"extra.weight", "extra.bias", "classifier.weight"}.isdisjoint(zoo["changed"](aligned, before))
+    assert {"extra.weight", "extra.bias", "classifier.weight"}.isdisjoint(zoo.changed(aligned, before))
     batch = {"input_ids": torch.randint(3, 50, (2, 9), generator=torch.Generator().manual_seed(0))}
-    assert zoo["difference"](copy.deepcopy(other).double(), copy.deepcopy(aligned).double(), batch) <= 1e-8
+    assert zoo.difference(copy.deepcopy(other).double(), copy.deepcopy(aligned).double(), batch) <= 1e-8
 
 
 def test_nothing_confirmed_is_an_error():
-    model = zoo["with_information"](_tiny)
+    model = zoo.with_information(_tiny)
     model.blocks = nn.ModuleList()
     with pytest.raises(ValueError, match="No part of tiny could be confirmed"):
         align(model, model, partial=True)
@@ -212,13 +209,13 @@ GROUPED = Family(
 
 @pytest.mark.parametrize("method", ["weights", "activations"])
 def test_a_grouped_convolution(method):
-    model = zoo["with_information"](Grouped)
+    model = zoo.with_information(Grouped)
     specification = bind(GROUPED, model)
     assert specification.sizes == {"groups": 3}
     permutations = {"groups": np.array([2, 0, 1])}
     moved = copy.deepcopy(model)
     specification.permute_(moved, permutations)
-    assert set(zoo["changed"](moved, zoo["bits"](model))) == set(zoo["bits"](model)) - {
+    assert set(zoo.changed(moved, zoo.bits(model))) == set(zoo.bits(model)) - {
         "head.bias",
         "norm.num_batches_tracked",
     }
@@ -226,7 +223,7 @@ def test_a_grouped_convolution(method):
     data = {"data": rows, "data_collator": torch.stack} if method == "activations" else {}
     alignment = align(model, moved, method, specification=GROUPED, **data)
     np.testing.assert_array_equal(alignment.permutations["groups"], [1, 2, 0])
-    assert zoo["changed"](alignment.apply(moved), zoo["bits"](model)) == []
+    assert zoo.changed(alignment.apply(moved), zoo.bits(model)) == []
 
 
 @pytest.mark.parametrize(
@@ -242,13 +239,13 @@ def test_a_grouped_convolution(method):
     ],
 )
 def test_a_wrong_specification_is_refused(flows, error, message):
-    model = zoo["with_information"](Grouped)
+    model = zoo.with_information(Grouped)
     with pytest.raises(error, match=message):
         align(model, model, specification=replace(GROUPED, flows={**GROUPED.flows, **flows}))
 
 
 def test_a_space_must_stand_where_its_outer_one_does():
-    model = zoo["with_information"](Grouped)
+    model = zoo.with_information(Grouped)
     spaces = {**GROUPED.spaces, "inside": Space(lambda config: 4, within="groups")}
     broken = replace(GROUPED, flows={**GROUPED.flows, "stem": "-> inside *"}, spaces=spaces)
     with pytest.raises(ValueError, match="inside lies within groups, which is not in 'inside \\*' of stem"):

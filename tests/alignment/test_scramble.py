@@ -4,23 +4,21 @@
 
 import copy
 import re
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import alignment_zoo as zoo
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
 from hf_cbft import ConnectivityEvaluator, align
 from hf_cbft.alignment.binding import bind
 from hf_cbft.alignment.known import FAMILIES, find_family
-from hf_cbft.batchnorm import recalibrate
 from hf_cbft.data.inputs import InputCollator
+from hf_cbft.paths.batchnorm import recalibrate
 
-zoo = runpy.run_path(str(Path(__file__).parent / "zoo.py"))
-MODELS = tuple(zoo["MODELS"])
+MODELS = tuple(zoo.MODELS)
 # What no symmetry moves: the outputs, one number for each head unit in every head, and counts.
 STAYS = re.compile(
     r".*(num_batches_tracked|predictions\.(decoder\.)?bias|lm_head\.(decoder\.)?bias|(q|k)_norm\.weight)"
@@ -44,31 +42,31 @@ def restored(alignment, wanted):
 
 
 def test_every_family_is_here():
-    assert {find_family(zoo["make"](name)).name for name in MODELS} == {family.name for family in FAMILIES}
+    assert {find_family(zoo.make(name)).name for name in MODELS} == {family.name for family in FAMILIES}
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_function_stays_and_everything_moves(name):
-    model = zoo["make"](name).double()
+    model = zoo.make(name).double()
     moved, specification, permutations = scrambled(model)
     bound = 1e-5 if specification.float32_inside else 1e-8
-    assert zoo["difference"](model, moved, zoo["make_batch"](model)) <= bound
-    still = set(model.state_dict()) - set(zoo["changed"](moved, zoo["bits"](model)))
+    assert zoo.difference(model, moved, zoo.make_batch(model)) <= bound
+    still = set(model.state_dict()) - set(zoo.changed(moved, zoo.bits(model)))
     assert still == {tensor for tensor in model.state_dict() if STAYS.fullmatch(tensor)}
 
     specification.permute_(moved, specification.inverse(permutations))
-    assert zoo["changed"](moved, zoo["bits"](model)) == []
+    assert zoo.changed(moved, zoo.bits(model)) == []
 
 
 @pytest.mark.parametrize("name", ["bert", "llama", "mpnet", "resnet", "cnn"])
 def test_composition(name):
-    model = zoo["make"](name)
+    model = zoo.make(name)
     moved, specification, first = scrambled(model)
     second = specification.random(seed=2)
     specification.permute_(moved, second)
     at_once = copy.deepcopy(model)
     specification.permute_(at_once, specification.compose(first, second))
-    assert zoo["changed"](at_once, zoo["bits"](moved)) == []
+    assert zoo.changed(at_once, zoo.bits(moved)) == []
     for there, back in ((first, specification.inverse(first)), (specification.inverse(first), first)):
         for space, own in specification.compose(there, back).items():
             np.testing.assert_array_equal(own, specification.identity()[space])
@@ -77,26 +75,26 @@ def test_composition(name):
 @pytest.mark.parametrize("method", ["weights", "activations"])
 @pytest.mark.parametrize("name", MODELS)
 def test_recovery(name, method):
-    model = zoo["make"](name)
+    model = zoo.make(name)
     moved, specification, permutations = scrambled(model)
-    data = zoo["make_rows"](model, 512) if method == "activations" else None
+    data = zoo.make_rows(model, 512) if method == "activations" else None
     alignment = align(model, moved, method, data, num_starts=1)
     share = restored(alignment, specification.inverse(permutations))
     assert share >= (0.99 if method == "weights" else 0.999)
     better = alignment.info["before"] - alignment.info["after"]
     assert better > 0 if method == "weights" else better < 0
-    before = zoo["bits"](moved)
+    before = zoo.bits(moved)
     aligned = alignment.apply(copy.deepcopy(moved))
     if share == 1:
-        assert zoo["changed"](aligned, zoo["bits"](model)) == []
-    assert zoo["changed"](moved, before) == []
+        assert zoo.changed(aligned, zoo.bits(model)) == []
+    assert zoo.changed(moved, before) == []
 
 
 @pytest.mark.parametrize("name", ["vit", "bert", "resnet", "gpt2"])
 def test_no_barrier_is_left(name):
     """Far apart on the line as they stand, and one network once aligned."""
-    model = zoo["make"](name)
-    rows = zoo["make_rows"](model, 64)
+    model = zoo.make(name)
+    rows = zoo.make_rows(model, 64)
     batchnorm = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     if batchnorm:  # estimated anew at the interior points: the ends' are of the same rows
         recalibrate(model, [InputCollator(model)(rows[i : i + 32]) for i in (0, 32)], lambda batch: model(**batch))

@@ -52,7 +52,7 @@ from hf_cbft.alignment.binding import bind
 from hf_cbft.alignment.known import find_family
 from hf_cbft.alignment.symmetries import Permutations, Specification
 from hf_cbft.alignment.weights import match_weights
-from hf_cbft.interpolation import evaluation_mode, named_weights
+from hf_cbft.paths.interpolation import evaluation_mode, named_weights
 
 # Of the whole alignment, in seconds; and in models, without the gate and with its float64 copy.
 CASES = {

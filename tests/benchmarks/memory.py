@@ -32,7 +32,7 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 from transformers.utils import logging
 
 from hf_cbft import CBFTConfig, CBFTTrainer
-from hf_cbft.interpolation import named_weights
+from hf_cbft.paths.interpolation import named_weights
 
 NUM_CLASSES, STEPS, MIB = 10, 3, 2**20
 LORA_BOUND, REST_COPIES, PEAK_COPIES = 1.05, 1.0, 2.0

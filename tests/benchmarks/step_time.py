@@ -35,7 +35,7 @@ from transformers import (
 )
 
 from hf_cbft import CBFTConfig, CBFTTrainer
-from hf_cbft.interpolation import named_weights
+from hf_cbft.paths.interpolation import named_weights
 from hf_cbft.representations import capture_representation
 
 BOUNDS = {"cbft, L_B on": 3.25, "cbft, L_B over": 2.2}

@@ -40,7 +40,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from transformers.utils import logging
 
 from hf_cbft import ConnectivityEvaluator
-from hf_cbft.interpolation import named_weights
+from hf_cbft.paths.interpolation import named_weights
 
 BOUNDS = {"folders": 2.2, "modules": 3.2, "adapter": 1.15}
 NUM_CLASSES, NUM_ROWS, LENGTH, NUM_POINTS, MIB = 4, 4, 16, 3, 2**20

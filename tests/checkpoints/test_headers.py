@@ -4,7 +4,6 @@
 
 import hashlib
 import json
-import runpy
 import socket
 import struct
 import tracemalloc
@@ -12,13 +11,13 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from helpers.hub_endpoint import HubEndpoint
 from safetensors import safe_open
 
 from hf_cbft.checkpoints import sources
 from hf_cbft.checkpoints.headers import read_end_point, split_adapter
 from hf_cbft.checkpoints.sources import Folder, Repository, TensorHeader, open_source, same_file, split_revision
 
-HubEndpoint = runpy.run_path(str(Path(__file__).parents[1] / "hub_endpoint.py"))["HubEndpoint"]
 TOKEN = "hf_secret"
 
 

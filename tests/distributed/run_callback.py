@@ -27,8 +27,8 @@ from transformers import (
 )
 
 from hf_cbft import CBFTConfig, CBFTTrainer
-from hf_cbft.callbacks import ConnectivityCallback
-from hf_cbft.interpolation import copy_weights
+from hf_cbft.paths.interpolation import copy_weights
+from hf_cbft.training.callback import ConnectivityCallback
 
 RANK = int(os.environ.get("RANK", "0"))
 CASES = {"bert": "bert", "evaluated before": "bert", "lora": "bert", "batchnorm": "resnet", "cbft": "bert"}

@@ -21,11 +21,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from hf_cbft.adapter_reference import adapter_reference
-from hf_cbft.interpolation import evaluation_mode, local, named_weights
-from hf_cbft.reference import weight_reference
+from hf_cbft.paths.interpolation import evaluation_mode, local, named_weights
+from hf_cbft.references.adapter import adapter_reference
+from hf_cbft.references.weights import weight_reference
 from hf_cbft.representations import find_representation_layer
-from hf_cbft.step import CBFTStep, RepresentationReader, mean_loss
+from hf_cbft.training.step import CBFTStep, RepresentationReader, mean_loss
 
 ALPHAS = (0.25, 0.6, 0.5)
 NUM_CLASSES = 4

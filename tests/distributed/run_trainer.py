@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from hf_cbft import CBFTConfig, CBFTTrainer
-from hf_cbft.interpolation import copy_weights
+from hf_cbft.paths.interpolation import copy_weights
 
 datasets.disable_progress_bars()
 torch.set_num_threads(1)

@@ -4,11 +4,11 @@
 
 import pytest
 
-from hf_cbft.config import CBFTConfig
 from hf_cbft.reproduce.experiments import ABLATIONS, FINETUNINGS, PAIRS, check_experiment, jobs_of
 from hf_cbft.reproduce.jobs import Grid
 from hf_cbft.reproduce.recipes import RECIPES
 from hf_cbft.reproduce.records import EXPERIMENTS
+from hf_cbft.training.config import CBFTConfig
 
 RECIPE = RECIPES["vit"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hf_cbft.cli.commands.reproduce import Arguments, _devices
 from hf_cbft.cli.main import main
-from hf_cbft.cli.reproduce import Arguments, _devices
 from hf_cbft.files import write_json
 from hf_cbft.reproduce import grid as driver
 from hf_cbft.reproduce.experiments import jobs_of

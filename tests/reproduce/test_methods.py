@@ -9,15 +9,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hf_cbft.batchnorm import batchnorm_modules
 from hf_cbft.cli.main import main
-from hf_cbft.losses import barrier_loss
+from hf_cbft.paths.batchnorm import batchnorm_modules
 from hf_cbft.reproduce import methods
 from hf_cbft.reproduce.experiments import FINETUNINGS, Job
 from hf_cbft.reproduce.jobs import Grid, run_job
 from hf_cbft.reproduce.methods import METHODS, Run, accuracies, barrier, hinge_barrier_loss
 from hf_cbft.reproduce.problems import load_problem, recipe_for
 from hf_cbft.reproduce.recipes import build_model
+from hf_cbft.training.losses import barrier_loss
 
 
 @pytest.fixture(scope="module")

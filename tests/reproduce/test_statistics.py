@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hf_cbft.barriers import compute_barrier
+from hf_cbft.analysis.barriers import compute_barrier
 from hf_cbft.reproduce.statistics import (
     interval_band,
     mean_interval,
