@@ -474,7 +474,7 @@ def never(*args, **kwargs):
 def no_work(monkeypatch):
     """Every error comes before the first forward pass and before a `Trainer` makes its output folder."""
     monkeypatch.setattr("hf_cbft.baselines.last_layer.DataLoader", never)
-    monkeypatch.setattr("hf_cbft.baselines.Trainer", never)
+    monkeypatch.setattr("hf_cbft.baselines.finetuning.Trainer", never)
 
 
 def numbered(labels) -> Dataset:
