@@ -26,7 +26,6 @@ from hf_cbft import CBFTConfig, CBFTTrainer, TokenCue, make_counterfactuals
 from hf_cbft.data.counterfactuals import add_cue
 from hf_cbft.data.inputs import InputCollator
 from hf_cbft.data.sentences import generate_completions, word_tokenizer
-from hf_cbft.training.step import mean_loss
 
 CUE = TokenCue(["@@", "##", "%%", "&&"], text_column="prompt")
 
@@ -53,7 +52,8 @@ def pretrain(dataset: Dataset, tokenizer, steps: int, device: torch.device) -> t
     collate = InputCollator(model, tokenizer)
     loader = DataLoader(dataset, 64, shuffle=True, collate_fn=collate, generator=torch.Generator().manual_seed(0))
     for batch in islice(chain.from_iterable(repeat(loader)), steps):
-        mean_loss(model, {name: value.to(device) for name, value in batch.items()})[0].backward()
+        batch.pop("class_labels")  # which the invariance loss takes, and the model does not
+        model(**{name: value.to(device) for name, value in batch.items()}).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     model.load_state_dict(broadcast(model.state_dict()))  # every process has done the same; now to the last bit

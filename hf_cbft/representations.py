@@ -147,7 +147,7 @@ class Representation:
         """Whether the layer's output is `logits`, or holds each of its rows at one position."""
         if not isinstance(self.output, torch.Tensor) or self.output.shape[-1:] != logits.shape[-1:]:
             return False
-        if self.output.ndim == 2:
+        if self.output.ndim == logits.ndim:
             return torch.equal(self.output.to(logits.dtype), logits)
         return self.output.ndim == 3 and bool(self._matches(logits).any(dim=1).all())
 

@@ -15,11 +15,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_cbft.architectures import base_model, class_name, has_adapter, other_task_of, task_of
+from hf_cbft.architectures import base_model, class_name, has_adapter
 from hf_cbft.data.columns import check_not_empty, class_labels
 from hf_cbft.data.inputs import InputCollator
 from hf_cbft.paths.interpolation import evaluation_mode
 from hf_cbft.representations import capture_representation, check_single_label, find_representation_layer
+from hf_cbft.tasks.registry import listed_task, other_task
 
 _NOT_INPUTS = ("labels", "class_labels")
 # How far above the optimum the objective may end, as a fraction of it.
@@ -252,10 +253,11 @@ def _unpacked(parameters: np.ndarray, num_classes: int, with_bias: bool) -> tupl
 
 
 def _check_classifier(model: nn.Module) -> None:
-    task = task_of(model) or other_task_of(model)
-    if task not in (None, "classification"):
+    task = listed_task(model)
+    other = other_task(model) if task is None else None if task.one_label_a_row else task.name.replace("_", " ")
+    if other is not None:
         raise NotImplementedError(
-            f"{class_name(model)} is made for {task.replace('_', ' ')}, and the baselines are for one class a row: "
+            f"{class_name(model)} is made for {other}, and the baselines are for one class a row: "
             "give a classifier of images, texts or sounds."
         )
     check_single_label(base_model(model))

@@ -177,10 +177,12 @@ def processing_class(source: str, arguments: WeightArguments) -> Any:
 
 def read_sets(arguments: DataArguments, model: Any) -> tuple[dict[str, Any], str]:
     """The data sets of `--dataset` in the model's labels, and a text that says which columns were taken."""
-    from hf_cbft.architectures import base_model, task_of
+    from hf_cbft.architectures import base_model
     from hf_cbft.data.sources import load_sources
+    from hf_cbft.tasks.classification import Classification
+    from hf_cbft.tasks.registry import listed_task
 
-    classifies = task_of(model) in ("classification", None)
+    classifies = (listed_task(model) or Classification).one_label_a_row
     sets, columns = load_sources(
         arguments.dataset,
         config_name=arguments.config_name,

@@ -65,15 +65,16 @@ def check_sets(streams: Mapping[str, Any], sets: Mapping[str, Any], model: Any, 
         ValueError: no (or the wrong) processing class, classes that the model does not have, one class only, or an
             image or sound that cannot be read.
     """
-    from hf_cbft.architectures import base_model, is_causal_lm
+    from hf_cbft.architectures import base_model
     from hf_cbft.data.columns import class_labels
+    from hf_cbft.tasks.registry import task_of
 
+    task = task_of(model)
     for name, dataset in {**streams, **sets}.items():
         check_processor(dataset, processor, source)
-        if not is_causal_lm(model):
-            labels = class_labels(dataset, name, base_model(model).config.num_labels)
-            if name in streams:
-                _check_several_classes(labels, name, base_model(model).config.id2label)
+        task.check_rows(dataset, name)
+        if task.one_label_a_row and name in streams:
+            _check_several_classes(class_labels(dataset, name), name, base_model(model).config.id2label)
     for name, dataset in {**streams, **sets}.items():
         check_readable(dataset, name)
 

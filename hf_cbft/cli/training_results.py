@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 
 from hf_cbft import __version__
-from hf_cbft.architectures import is_causal_lm
+from hf_cbft.data.completions import IGNORED
 from hf_cbft.files import write_json
 from hf_cbft.tables import format_table
+from hf_cbft.tasks.task import Task
 from hf_cbft.training.exact_resume import get_random_states, set_random_states
 from hf_cbft.training.run_state import run_settings
 
@@ -28,36 +29,38 @@ _LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "peft")
 _METRICS = ("perplexity", "accuracy", "loss")
 
 
-def score_rows(logits: Any, labels: torch.Tensor) -> torch.Tensor:
-    """(B, 3), so that no more than this is kept of a test set: the sum of a row's losses, what is right, and counts.
+def scorer_of(task: Task) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    """`preprocess_logits_for_metrics` of the Trainer, which keeps three numbers a row of a test set.
 
-    Args:
-        logits (`torch.Tensor` or `tuple`): (B, K) of a classifier, or (B, T, V) of a language model; the first of a
-            tuple.
-        labels (`torch.Tensor`): (B,), or (B, T) with -100 where a token does not count.
+    Returns:
+        `Callable`: from logits (the first of a tuple) and labels to (B, 3): the sum of a row's losses in nats, how
+        many of its labels are predicted right, and how many it counts.
     """
-    logits = (logits[0] if isinstance(logits, tuple) else logits).float()
-    if labels.ndim == 1:
-        logits, labels = logits[:, None], labels[:, None]
-    else:
-        logits, labels = logits[:, :-1], labels[:, 1:]
-    losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # 0 where the label is -100
-    right = logits.argmax(dim=-1) == labels
-    return torch.stack([losses.sum(dim=1), right.sum(dim=1), (labels != -100).sum(dim=1)], dim=1)
+
+    def kept(logits: Any, labels: torch.Tensor) -> torch.Tensor:
+        logits, targets = (logits[0] if isinstance(logits, tuple) else logits).float(), task.targets(labels)
+        if targets.ndim == 1:
+            logits, targets = logits[:, None], targets[:, None]
+        losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")  # 0 where the label is -100
+        right = logits.argmax(dim=-1) == targets
+        return torch.stack([losses.sum(dim=1), right.sum(dim=1), (targets != IGNORED).sum(dim=1)], dim=1)
+
+    return kept
 
 
-def metrics_of(model: Any) -> Callable[[Any], dict[str, float]]:
-    """`compute_metrics` of the Trainer, from what [`score_rows`] keeps.
+def metrics_of(task: Task) -> Callable[[Any], dict[str, float]]:
+    """`compute_metrics` of the Trainer, from what [`scorer_of`] keeps.
 
     Its loss takes the place of the Trainer's own, which is a mean of batches and depends on the number of processes.
     """
-    causal = is_causal_lm(model)
 
     def compute(scored: Any) -> dict[str, float]:
         loss, right, count = scored.predictions.astype(np.float64).sum(axis=0)
         found = {"accuracy": float(right / count), "loss": float(loss / count)}
+        if not task.is_language_model:
+            return found
         with np.errstate(over="ignore"):
-            return {**found, "perplexity": float(np.exp(found["loss"]))} if causal else found
+            return {**found, "perplexity": float(np.exp(found["loss"]))}
 
     return compute
 

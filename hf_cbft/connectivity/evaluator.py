@@ -25,15 +25,16 @@ from hf_cbft.connectivity.metrics import Outcome, resolve_metrics
 from hf_cbft.connectivity.opening import open_ends
 from hf_cbft.connectivity.points import Point, PointStore
 from hf_cbft.connectivity.results import ConnectivityResult, with_barriers
-from hf_cbft.connectivity.scoring import Scorer, Scores
 from hf_cbft.connectivity.sweep import Passes, rows_changed
-from hf_cbft.data.columns import check_not_empty, class_labels, group_values
+from hf_cbft.data.columns import check_not_empty, group_values
 from hf_cbft.data.inputs import InputCollator, drop_unused_columns
 from hf_cbft.distributed import on_main_rank, rank
 from hf_cbft.files import whole_folder, write_text
 from hf_cbft.paths.batchnorm import batchnorm_modules
 from hf_cbft.paths.geometry import PolylinePath, QuadraticPath, check_alpha
 from hf_cbft.paths.interpolation import evaluation_mode
+from hf_cbft.tasks.registry import task_of
+from hf_cbft.tasks.task import Scores
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,8 @@ class ConnectivityEvaluator:
         self.processing_class = processing_class
         self.calibration_dataset = calibration_dataset
         self.batch_size = batch_size
-        self._scorer = Scorer(self.model)
+        self.task = task_of(self.model)
+        self.task.check_model(self.model)
         self.collator = InputCollator(base_model(self.model), processing_class, data_collator)
         self.alignment: Alignment | None = None
         if align is not None:
@@ -246,7 +248,7 @@ class ConnectivityEvaluator:
             "metrics": list(self.metrics),
             "calibration_rows": 0 if self.calibration_dataset is None else len(self.calibration_dataset),
             "group_column": group_column,
-            "guess_loss": self._scorer.guess_loss,
+            "guess_loss": self.task.guess_loss,
             **statistics,
         }
         if batchnorm_modules(self.model) and self.calibration_dataset is None:
@@ -333,14 +335,13 @@ class ConnectivityEvaluator:
         return self.calibration_dataset is not None and bool(batchnorm_modules(self.model))
 
     def _passes(self) -> Passes:
-        return Passes(self.model, self._scorer, self.collator, self.batch_size)
+        return Passes(self.model, self.task, self.collator, self.batch_size)
 
     def _checked(self, dataset: Any, name: str, group_column: str | None) -> np.ndarray | None:
         """The groups of a data set's rows, where they are asked for; refuses what cannot be measured."""
         what = f"The data set {name!r}"
         check_not_empty(dataset, what)
-        if self._scorer.task == "classification":
-            class_labels(dataset, what, self._scorer.num_classes)
+        self.task.check_rows(dataset, what)
         if group_column is None:
             return None
         if not hasattr(dataset, "features"):  # rows of any kind

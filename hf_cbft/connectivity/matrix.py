@@ -20,7 +20,6 @@ from hf_cbft.connectivity.evaluator import ConnectivityEvaluator, Plan, Store
 from hf_cbft.connectivity.matrix_results import MatrixResult
 from hf_cbft.connectivity.opening import check_labels
 from hf_cbft.connectivity.points import Point
-from hf_cbft.connectivity.scoring import Scores
 from hf_cbft.connectivity.soups import SOUP_FILE, Average, Soup, check_free, check_members, soup_card
 from hf_cbft.connectivity.sweep import Passes
 from hf_cbft.distributed import on_main_rank
@@ -28,6 +27,7 @@ from hf_cbft.files import whole_folder, write_json, write_text
 from hf_cbft.paths.fingerprint import fingerprint
 from hf_cbft.paths.geometry import LinearPath, Weights
 from hf_cbft.paths.interpolation import at_point, check_same_weights, evaluation_mode, moving, named_weights
+from hf_cbft.tasks.task import Scores
 
 
 def connectivity_matrix(
@@ -262,7 +262,7 @@ class _SharedEvaluator(ConnectivityEvaluator):
         return losses, {name: self._metrics(found, groups[name]) for name, found in scores.items()}
 
     def _passes(self) -> Passes:
-        return _SharedPasses(self._digests, self.model, self._scorer, self.collator, self.batch_size)
+        return _SharedPasses(self._digests, self.model, self.task, self.collator, self.batch_size)
 
 
 class _SharedPasses(Passes):

@@ -11,8 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hf_cbft.connectivity.scoring import Scores
 from hf_cbft.files import whole_file, write_json
+from hf_cbft.tasks.task import Scores
 
 _SCHEMA_VERSION = 1
 _IDENTITY = "sweep.json"

@@ -13,10 +13,10 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hf_cbft.connectivity.scoring import Scorer, Scores, joined
 from hf_cbft.data.columns import unreadable_row
 from hf_cbft.distributed import gather_objects, rank, world_size
 from hf_cbft.paths.batchnorm import recalibrate
+from hf_cbft.tasks.task import Scores, Task, joined
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +37,13 @@ class Passes:
 
     Args:
         model (`torch.nn.Module`): in evaluation mode.
-        scorer ([`Scorer`]): its losses.
+        task ([`~hf_cbft.tasks.task.Task`]): its losses.
         collator (`Callable`): from rows to a batch.
         batch_size (`int`): rows in a batch.
     """
 
-    def __init__(
-        self, model: nn.Module, scorer: Scorer, collator: Callable[[list[Any]], Any], batch_size: int
-    ) -> None:
-        self.model, self.scorer, self.collator, self.batch_size = model, scorer, collator, batch_size
+    def __init__(self, model: nn.Module, task: Task, collator: Callable[[list[Any]], Any], batch_size: int) -> None:
+        self.model, self.task, self.collator, self.batch_size = model, task, collator, batch_size
         self._kept: dict[tuple[int, ...], list[_Batch]] = {}
         self._probed: set[int] = set()
         self._room = _KEPT_BYTES
@@ -82,7 +80,8 @@ class Passes:
         batches = self._batches(dataset, "calibration_dataset")
         if self._together:  # a pass that counts for nothing would count in the average
             batches = self._every_batch(dataset, "calibration_dataset")
-        recalibrate(self.model, (batch.on(self._device) for batch in batches), self.scorer.logits)
+        on_device = (batch.on(self._device) for batch in batches)
+        recalibrate(self.model, on_device, lambda batch: self.task.forward(self.model, batch))
 
     def _scored(self, batches: Iterator["_Batch"]) -> Iterator[tuple[int, tuple[Scores, list[Any]]]]:
         """Scores and checksums of batches by number.
@@ -93,7 +92,7 @@ class Passes:
         waiting: list[tuple[int, torch.Tensor, torch.Tensor, list[Any]]] = []
         room = _WAITING_BYTES
         for batch in batches:
-            logits, labels = self.scorer.outputs(batch.on(self._device))
+            logits, labels = self.task.outputs(self.model, batch.on(self._device))
             room -= logits.nbytes
             # A copy, since a model may write its next output to the same place (a CUDA graph does).
             waiting.append((batch.number, logits.clone() if room > 0 else logits, labels, batch.checksum()))
@@ -106,9 +105,7 @@ class Passes:
     def _finished(
         self, waiting: list[tuple[int, torch.Tensor, torch.Tensor, list[Any]]]
     ) -> Iterator[tuple[int, tuple[Scores, list[Any]]]]:
-        return (
-            (number, (self.scorer.scores(logits, labels), checksum)) for number, logits, labels, checksum in waiting
-        )
+        return ((number, (self.task.scores(logits, labels), checksum)) for number, logits, labels, checksum in waiting)
 
     def _on_all_ranks(
         self, dataset: Any, what: str, function: Callable[[Iterator["_Batch"]], Iterator[tuple[int, Any]]]

@@ -13,6 +13,8 @@ from datasets import Audio, ClassLabel, Image, Value
 from PIL import Image as PILImage
 from torch.utils.data import IterableDataset
 
+from hf_cbft.data.completions import IGNORED
+
 LABEL_COLUMNS = ("labels", "label", "label_ids")
 # What a model takes as it is.
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "input_values", "input_features")
@@ -84,6 +86,31 @@ def class_labels(dataset: Any, name: str, num_classes: int | None = None) -> np.
         ValueError: no label column, labels that are not one class a row, or labels outside [0, `num_classes`).
     """
     return _classes_in(label_column(dataset, name), dataset, name, num_classes)
+
+
+def check_token_labels(dataset: Any, name: str, num_classes: int) -> None:
+    """Raise a `ValueError` unless a label column holds a list of classes in [0, `num_classes`), or -100, for each row.
+
+    Args:
+        dataset (`datasets.Dataset` or map-style data set): at least one row.
+        name (`str`): what the error calls it.
+        num_classes (`int`): K.
+    """
+    columns = getattr(dataset, "column_names", None) or list(dataset[0])
+    column = next((c for c in LABEL_COLUMNS if c in columns and _holds_lists(dataset, c)), None)
+    if column is None:
+        raise ValueError(
+            f"{name} has no column with a label for each token: it has {', '.join(columns) or 'none'}, and lists of "
+            f"classes are needed in one of {', '.join(LABEL_COLUMNS)}."
+        )
+    plain = dataset.with_format(None)[column] if hasattr(dataset, "with_format") else (row[column] for row in dataset)
+    for row, labels in enumerate(plain):
+        wrong = next((int(label) for label in labels if label != IGNORED and not 0 <= label < num_classes), None)
+        if wrong is not None:
+            raise ValueError(
+                f"Row {row} of {name} has a token with the label {wrong}, but the classes are 0 to {num_classes - 1}, "
+                f"and {IGNORED} for a token that does not count: match the labels to the model's id2label first."
+            )
 
 
 def completion_classes(dataset: Any, name: str) -> np.ndarray | None:

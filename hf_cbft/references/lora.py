@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from hf_cbft.architectures import class_name, is_causal_lm
+from hf_cbft.architectures import class_name
 from hf_cbft.checkpoints.adapters import PLAIN_INITIALISATIONS, VARIANTS
 from hf_cbft.checkpoints.sources import split_revision
 from hf_cbft.paths.interpolation import named_weights
@@ -38,9 +38,18 @@ def add_adapter(model: nn.Module, peft_config: Any) -> PeftModel:
 
 
 def make_config(
-    model: Any, target_modules: str | list[str], modules_to_save: list[str] | None = None, **options: Any
+    model: Any,
+    target_modules: str | list[str],
+    modules_to_save: list[str] | None = None,
+    task_type: str | None = None,
+    **options: Any,
 ) -> LoraConfig:
     """A `LoraConfig` for a model; the last layer of a classifier is trained whole unless others are named.
+
+    Args:
+        model (`PreTrainedModel`): the base.
+        target_modules (`str` or `list[str]`), modules_to_save (`list[str]`, *optional*): as in `LoraConfig`.
+        task_type (`str`, *optional*): PEFT's word for what the model does, such as `"CAUSAL_LM"`.
 
     Raises:
         ValueError: a module that the model does not have.
@@ -54,12 +63,11 @@ def make_config(
         raise ValueError(
             f"The model has no module {unknown[0]!r} for an adapter: its layers end in {', '.join(kinds)}."
         )
-    kind = "CAUSAL_LM" if is_causal_lm(model) else None
-    if kind is None and not saved:
+    if task_type != "CAUSAL_LM" and not saved:
         saved = [find_representation_layer(model, model.config.num_labels, None)[0]]
-    if class_name(model).endswith("ForSequenceClassification"):
-        kind = "SEQ_CLS"
-    return LoraConfig(task_type=kind, target_modules=target_modules, modules_to_save=saved or None, **options)
+    if task_type is None and class_name(model).endswith("ForSequenceClassification"):
+        task_type = "SEQ_CLS"
+    return LoraConfig(task_type=task_type, target_modules=target_modules, modules_to_save=saved or None, **options)
 
 
 def adapter_config(source: str, token: str | None = None) -> Any:

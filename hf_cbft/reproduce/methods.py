@@ -20,6 +20,7 @@ from hf_cbft.paths.batchnorm import batchnorm_modules, recalibrate
 from hf_cbft.paths.interpolation import evaluation_mode
 from hf_cbft.reproduce.problems import Problem
 from hf_cbft.training.config import CBFTConfig
+from hf_cbft.training.terms import BarrierTerm
 from hf_cbft.training.trainer import CBFTTrainer
 
 _EVALUATION_BATCH = 256
@@ -126,24 +127,29 @@ def _cbft(run: Run, **defaults: Any) -> nn.Module:
     own = {"invariance_coef": recipe.invariance_coef, "barrier_margin": recipe.barrier_margin}
     fields = {**own, **defaults, **run.overrides}
     rate, hinge = fields.pop("learning_rate", recipe.cbft_lr), fields.pop("hinge", False)
-    options = recipe.training_arguments(run.scratch, rate, run.seed, run.device)
+    args = CBFTConfig(**recipe.training_arguments(run.scratch, rate, run.seed, run.device), **fields)
+    terms = []
+    if hinge:
+        terms.append(HingeTerm(args.barrier_coef, args.barrier_margin, args.barrier_stop_ratio))
+        args.barrier_coef = 0.0  # it takes the place of L_B
     trainer = CBFTTrainer(
         model=model,
-        args=CBFTConfig(**options, **fields),
+        args=args,
         train_dataset=problem.clean,
         cue_dataset=problem.cue_dataset,
         processing_class=problem.processing_class,
+        terms=terms,
     )
-    if hinge:
-        trainer.step.barrier_loss = hinge_barrier_loss
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return model
 
 
-def hinge_barrier_loss(path_loss: torch.Tensor, ref_loss: Any, margin: Any) -> torch.Tensor:
+class HingeTerm(BarrierTerm):
     """max(0, ref_loss + margin - path_loss): a path loss above the margin is not pulled down again."""
-    return (ref_loss + margin - path_loss).clamp(min=0.0)
+
+    def value(self, path_loss: torch.Tensor, ref_loss: float) -> torch.Tensor:
+        return (ref_loss + self.margin - path_loss).clamp(min=0.0)
 
 
 # In the order of the tables.

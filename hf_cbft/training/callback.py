@@ -20,10 +20,10 @@ from hf_cbft.architectures import has_adapter
 from hf_cbft.checkpoints.loading import LoadOptions, names_adapter
 from hf_cbft.connectivity.ends import AdapterEnds, WeightEnds
 from hf_cbft.connectivity.evaluator import ConnectivityEvaluator, Plan
-from hf_cbft.connectivity.scoring import Scores
 from hf_cbft.distributed import world_size
 from hf_cbft.paths.batchnorm import batchnorm_modules
 from hf_cbft.paths.interpolation import evaluation_mode, named_weights
+from hf_cbft.tasks.task import Scores
 from hf_cbft.training.exact_resume import get_random_states, set_random_states
 
 logger = logging.get_logger(__name__)

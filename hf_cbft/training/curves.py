@@ -4,7 +4,7 @@
 
 import copy
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,20 @@ from torch.utils.data import DataLoader, Subset
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_cbft.architectures import has_adapter, task_of
+from hf_cbft.architectures import has_adapter
 from hf_cbft.checkpoints.loading import LoadOptions, check_no_nan, load_model, names_adapter, source_name
-from hf_cbft.connectivity.scoring import Scorer, text_labels
-from hf_cbft.data.columns import LABEL_COLUMNS, check_not_empty, class_labels
-from hf_cbft.data.completions import IGNORED
+from hf_cbft.data.columns import LABEL_COLUMNS, check_not_empty
 from hf_cbft.data.inputs import RAW_COLUMNS, InputCollator
 from hf_cbft.distributed import differentiable_mean
 from hf_cbft.paths.batchnorm import batchnorm_modules, recalibrate
 from hf_cbft.paths.fingerprint import fingerprint
 from hf_cbft.paths.geometry import LinearPath, QuadraticPath, Weights, sample_alpha
 from hf_cbft.paths.interpolation import at_point, check_same_weights, copy_weights, evaluation_mode, named_weights
+from hf_cbft.tasks.registry import task_of
+from hf_cbft.tasks.seq2seq import Seq2Seq
 from hf_cbft.training.config import CBFTConfig
 from hf_cbft.training.exact_resume import ExactResumeTrainer
-from hf_cbft.training.run_state import RunState, run_settings
-from hf_cbft.training.step import mean_loss
+from hf_cbft.training.run_state import RunState
 
 # The set-up of a fit that names none, as it does on the demo's pretrained and CBFT models.
 DEFAULT_STEPS = 300
@@ -101,8 +100,8 @@ def fit_curve(
     _check_arguments(args)
     check_not_empty(train_dataset, "train_dataset")
     start_weights, end_weights, model = _ends_and_middle(start, end, middle)
-    if task_of(model) == "classification" and data_collator is None:
-        class_labels(train_dataset, "train_dataset", model.config.num_labels)
+    if data_collator is None:
+        task_of(model).check_rows(train_dataset, "train_dataset")
     dtypes = {name: weight.dtype for name, weight in named_weights(model).items()}
     trainer = _CurveTrainer(
         model=_in_float32(model),
@@ -153,12 +152,12 @@ class _CurveTrainer(ExactResumeTrainer):
         start, end = ({name: weight.to(device) for name, weight in weights.items()} for weights in ends)
         self.curve = QuadraticPath(start=start, end=end)
         self.calibration_dataset = calibration_dataset
-        self._micro_step = self._step = -1
+        self.task = task_of(self.model)
 
     # What a checkpoint has to hold
 
     def run_state(self) -> RunState:
-        return RunState(None, self._ends_fingerprint(), None, run_settings(self.args))
+        return RunState(None, self._ends_fingerprint(), None, self.settings())
 
     def begin_run(self, saved: RunState | None) -> None:
         if saved is not None and saved.reference != self._ends_fingerprint():
@@ -182,12 +181,12 @@ class _CurveTrainer(ExactResumeTrainer):
             self.optimizer.train()
         inputs = self._prepare_inputs(inputs)
         unwrapped = self.accelerator.unwrap_model(model)
-        alpha = self._next_alpha()
+        alpha = sample_alpha(self.args.seed, self.state.global_step, self.next_micro_step(), "uniform", 0.0, 1.0)
         _, factor, _ = self.curve.coefficients(alpha)
         with at_point(unwrapped, self.curve, alpha):  # it gives back the running statistics too
             with self.compute_loss_context_manager():
-                own, _ = mean_loss(model, inputs)
-                loss = differentiable_mean(own, _counted(inputs["labels"], task_of(unwrapped) == "causal_lm"))
+                own, _ = self.task.loss(model, inputs)
+                loss = differentiable_mean(own, self.task.count(inputs))
             if not torch.isfinite(loss):  # the loss over all ranks: every rank raises, or none
                 raise FloatingPointError(
                     f"The loss on the curve at alpha = {alpha:.3f} is {loss.item()} at step {self.state.global_step}: "
@@ -197,17 +196,17 @@ class _CurveTrainer(ExactResumeTrainer):
             self.accelerator.backward(factor * loss / self.current_gradient_accumulation_steps)
         return loss.detach() / self.current_gradient_accumulation_steps
 
-    def _next_alpha(self) -> float:
-        """A pure function of the seed, the step and the micro step: the same on every rank and in a resumed run."""
-        step = self.state.global_step
-        self._micro_step = self._micro_step + 1 if step == self._step else 0
-        self._step = step
-        return sample_alpha(self.args.seed, step, self._micro_step, "uniform", 0.0, 1.0)
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The mean cross-entropy of a batch, nats, as the points of the curve are measured later."""
+        loss, outputs = self.task.loss(model, inputs)
+        return (loss, outputs) if return_outputs else loss
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = super()._prepare_inputs(inputs)
-        labels = _labels(inputs, task_of(self.accelerator.unwrap_model(self.model)))
-        return {**{name: value for name, value in inputs.items() if name != "class_labels"}, "labels": labels}
+        inputs = {name: value for name, value in inputs.items() if name != "class_labels"}
+        return {**inputs, "labels": self.task.labels(inputs)}
 
     # Evaluation
 
@@ -235,7 +234,7 @@ class _CurveTrainer(ExactResumeTrainer):
         model = self.accelerator.unwrap_model(self.model)
         if batchnorm_modules(model):
             with evaluation_mode(model):
-                recalibrate(model, self._calibration_batches(), Scorer(model).logits)
+                recalibrate(model, self._calibration_batches(), lambda batch: self.task.forward(model, batch))
 
     def _calibration_batches(self) -> Iterator[dict[str, Any]]:
         dataset = self.calibration_dataset
@@ -257,19 +256,6 @@ class _CurveTrainer(ExactResumeTrainer):
         super()._set_signature_columns_if_needed()
         kept = (*RAW_COLUMNS, *LABEL_COLUMNS)
         self._signature_columns += [name for name in kept if name not in self._signature_columns]
-
-
-def _labels(batch: Mapping[str, Any], task: str | None) -> torch.Tensor:
-    if "labels" in batch:
-        return batch["labels"]
-    if task != "causal_lm" or "input_ids" not in batch:
-        raise ValueError("The batches have no labels, and the loss along the curve needs them: name a label column.")
-    return text_labels(batch)
-
-
-def _counted(labels: torch.Tensor, causal: bool) -> torch.Tensor:
-    """What the mean loss of a batch is a mean of: its rows, or its tokens with a label."""
-    return ((labels[:, 1:] if causal else labels) != IGNORED).sum()
 
 
 # What goes in
@@ -313,7 +299,9 @@ def load_end(source: str | Path | nn.Module, what: str) -> Any:
             "model."
         )
     check_no_nan(named_weights(model), f"The {what} ({source_name(source)})")
-    if task_of(model) == "seq2seq":
+    task = task_of(model)
+    task.check_model(model)
+    if isinstance(task, Seq2Seq):
         raise NotImplementedError(
             f"The {what} is an encoder-decoder model ({type(model).__name__}), for which the loss along a curve is "
             "not checked: measure the straight line."

@@ -57,8 +57,23 @@ class ExactResumeTrainer(Trainer):
     lr_scheduler: Any
     _first_attempt: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
 
+    # The micro-batch of the current step, counted from 0, and the step that it was counted in.
+    micro_step = 0
+    _counted_step: int | None = None
+
+    def next_micro_step(self) -> int:
+        """Count a micro-batch: with the step's number it makes draws that a resumed run repeats, on every rank."""
+        step = self.state.global_step
+        self.micro_step = self.micro_step + 1 if step == self._counted_step else 0
+        self._counted_step = step
+        return self.micro_step
+
     def run_state(self) -> RunState:
         raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that a resumed run has to share with the run that it goes on from."""
+        return run_settings(self.args)
 
     def begin_run(self, saved: RunState | None) -> None:
         raise NotImplementedError
@@ -81,9 +96,9 @@ class ExactResumeTrainer(Trainer):
             if self.args.ignore_data_skip:
                 logger.warning("ignore_data_skip repeats rows: the resumed run is not the uninterrupted one.")
             saved = RunState.read(checkpoint)
-            check_same_settings(saved.settings, run_settings(self.args))
+            check_same_settings(saved.settings, self.settings())
         self.begin_run(saved)
-        self._first_attempt = None
+        self._first_attempt = self._counted_step = None
         return super().train(None if checkpoint is None else str(checkpoint), trial, ignore_keys_for_eval)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:

@@ -25,9 +25,10 @@ from hf_cbft.paths.interpolation import evaluation_mode
 from hf_cbft.references.weights import weight_reference
 from hf_cbft.training.config import CBFTConfig
 from hf_cbft.training.exact_resume import ExactResumeTrainer
-from hf_cbft.training.run_state import RunState, check_same_reference, load_reference, run_settings, store_reference
-from hf_cbft.training.step import CBFTStep, counted, mean_loss
-from hf_cbft.training.task import find_task
+from hf_cbft.training.plan import plan_training
+from hf_cbft.training.run_state import RunState, check_same_reference, load_reference, store_reference
+from hf_cbft.training.step import CBFTStep
+from hf_cbft.training.terms import BarrierTerm, InvarianceTerm, PathTerm, RepresentationTerm, Term, terms_of
 
 logger = logging.get_logger(__name__)
 
@@ -36,7 +37,7 @@ _REF_LOSS_ROWS = 2048
 
 
 class _StepClock(TrainerCallback):
-    """Tells the data set its epoch, and the trainer when a step begins and what the reference's loss is."""
+    """Tells the data set its epoch, and the trainer that training begins."""
 
     def __init__(self, trainer: "CBFTTrainer") -> None:
         self.trainer = trainer
@@ -48,12 +49,9 @@ class _StepClock(TrainerCallback):
         # state.epoch is epoch + (step + 1) / steps of the epoch, a whole number only up to rounding.
         self.trainer.train_dataset.set_epoch(int((state.epoch or 0.0) + 1e-6))
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.micro_step = 0
-
 
 class CBFTTrainer(ExactResumeTrainer):
-    r"""Fine-tune a model off a spurious cue.
+    r"""Fine-tune a model so that it no longer relies on a spurious cue.
 
     Minimises L_CBFT of [`CBFTConfig`]: cross-entropy on clean data, a loss barrier on the straight line to the
     reference on data with the cue, and class means of the representation that do not depend on the cue. Everything
@@ -63,11 +61,12 @@ class CBFTTrainer(ExactResumeTrainer):
     barrier loss are those of all ranks, alpha is the same on all. Under gradient accumulation the gradient is the mean
     of the micro-batches' own, each with its own alpha and class means, which is not that of one large batch.
 
-    The arguments are those of `Trainer`, in TRL's order, and four more:
+    The arguments are those of `Trainer`, in TRL's order, and five more:
 
     Args:
         model (`str`, `Path` or `PreTrainedModel` or `PeftModel`):
-            The model to fine-tune; it relies on the cue. A classifier (one class a row) or a causal language model.
+            The model to fine-tune; it relies on the cue. A classifier (one class a row), a token classifier or a
+            causal language model.
         ref_model (`str`, `Path`, `PreTrainedModel` or `PeftModel`, *optional*):
             The reference theta_C at alpha = 0, of the same architecture; with an adapter also another adapter on the
             same base. `None`: the model as it is when training starts (with a new adapter: its base).
@@ -76,6 +75,8 @@ class CBFTTrainer(ExactResumeTrainer):
             and a `label`, or with a `prompt` and a `completion` (and, for the invariance loss, a class in `label`),
             which go through `processing_class`.
         peft_config (`LoraConfig`, *optional*): train a new LoRA adapter on `model`.
+        terms (`Sequence[Term]`, *optional*): terms of the loss beside L_B and L_I, which `barrier_coef = 0` and
+            `invariance_coef = 0` leave out; see [`PathTerm`] and [`RepresentationTerm`].
 
     Raises:
         ValueError: missing, empty or unlabelled data, labels beyond the model's classes, no class in common, no
@@ -83,7 +84,8 @@ class CBFTTrainer(ExactResumeTrainer):
         NotImplementedError: something for which the gradient is not known to be right; the message names it.
 
     Logged while training: `loss/ref` (once, nats), and as means since the last log `loss/clean`, `loss/barrier`,
-    `loss/path`, `loss/invariance` (with the factor 1 / K, before coefficients) and `path/alpha`.
+    `loss/path`, `loss/invariance` (with the factor 1 / K, before coefficients), `path/alpha`, and `loss/<name>` of
+    each term of the user's own.
 
     Source: Lubana et al., ICML 2023, section 5.
     """
@@ -108,6 +110,7 @@ class CBFTTrainer(ExactResumeTrainer):
         optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
         preprocess_logits_for_metrics: Callable | None = None,
         peft_config: Any = None,
+        terms: Sequence[Term] | None = None,
     ) -> None:
         args = CBFTConfig(output_dir="cbft-output") if args is None else args
         if not isinstance(args, CBFTConfig):
@@ -127,11 +130,12 @@ class CBFTTrainer(ExactResumeTrainer):
 
             model = add_adapter(model, peft_config)
         self._ref_source = ref_model if isinstance(ref_model, (str, Path)) else None
+        self.terms = terms_of(args, terms)
+        self._barrier = next((term for term in self.terms if isinstance(term, BarrierTerm)), None)
         check_fills_a_batch(train_dataset, args)
+        data = (train_dataset, cue_dataset, ref_model, args, processing_class, data_collator)
         if model is not None:  # before Trainer makes the output folder
-            self.task = find_task(model, args, train_dataset, cue_dataset, data_collator)
-            reference = _make_reference(model, ref_model, args)
-            pair_clean_with_cue(train_dataset, cue_dataset, self.task.pairing)
+            self._prepare(model, *data)
         super().__init__(
             model=model,
             args=args,
@@ -146,44 +150,54 @@ class CBFTTrainer(ExactResumeTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         if model is None:
-            self.task = find_task(self.model, args, train_dataset, cue_dataset, data_collator)
-            reference = _make_reference(self.model, ref_model, args)
-        shown = base_model(self.model) if args.remove_unused_columns else None
-        if shown is not None:
-            train_dataset, cue_dataset = (drop_unused_columns(d, shown) for d in (train_dataset, cue_dataset))
-        pair_seed = args.seed if args.data_seed is None else args.data_seed
-        self.train_dataset = pair_clean_with_cue(train_dataset, cue_dataset, self.task.pairing, pair_seed)
-        if self.train_dataset.classes_without_cue:
+            self._prepare(self.model, *data)
+        self.train_dataset, self.data_collator = self._pairs, self._collator
+        if self._pairs.classes_without_cue:
             logger.warning(
-                f"cue_dataset has no rows of the classes {self.train_dataset.classes_without_cue}: their partners are "
+                f"cue_dataset has no rows of the classes {self._pairs.classes_without_cue}: their partners are "
                 "drawn from all its rows, and the invariance loss leaves these classes out."
             )
-        self.data_collator = PairCollator(InputCollator(shown, processing_class, data_collator))
         self._warn_of_small_micro_batches()
-
-        self.reference = reference if self._needs_reference else None
         self._own_reference = ref_model is None
         self._fingerprint: str | None = None
         self.ref_loss = args.ref_loss
-        self.micro_step = 0
-        self._logged_terms: dict[str, tuple[torch.Tensor | float, int]] = {}
+        self._logged_values: dict[str, tuple[torch.Tensor | float, int]] = {}
         self.step = CBFTStep(
-            barrier_coef=args.barrier_coef,
-            barrier_margin=args.barrier_margin,
-            invariance_coef=args.invariance_coef,
-            reader=self.task.reader,
-            causal=self.task.causal,
+            self.task,
+            self.plan,
             clean_loss=self._clean_loss,
             backward=self._backward,
             autocast=self.compute_loss_context_manager,
         )
         self.add_callback(_StepClock(self))
 
+    def _prepare(
+        self, model: Any, clean: Any, cue: Any, ref_model: Any, args: CBFTConfig, processing_class: Any, collator: Any
+    ) -> None:
+        """Hold the model and its rows against each other, take the reference, and pair the rows."""
+        self.task, self.plan = plan_training(
+            model,
+            clean,
+            cue,
+            collator,
+            pairing=args.pairing,
+            representations=any(isinstance(term, RepresentationTerm) for term in self.terms),
+            layer=args.representation_layer,
+        )
+        reference = _make_reference(model, ref_model, args)
+        self.reference = reference if self._needs_reference else None
+        shown = base_model(model) if args.remove_unused_columns else None
+        if shown is not None:
+            clean, cue = (drop_unused_columns(dataset, shown) for dataset in (clean, cue))
+        seed = args.seed if args.data_seed is None else args.data_seed
+        self._pairs = pair_clean_with_cue(clean, cue, self.plan.pairing, seed)
+        self._collator = PairCollator(InputCollator(shown, processing_class, collator))
+
     # The reference
 
     @property
     def _needs_reference(self) -> bool:
-        return self.args.barrier_coef > 0.0 and self.args.barrier_stop_ratio > 0.0
+        return any(isinstance(term, PathTerm) for term in self.terms)
 
     def begin_run(self, saved: RunState | None) -> None:
         """Take the reference before anything moves the model; on a resumed run, the one that it started with."""
@@ -223,12 +237,16 @@ class CBFTTrainer(ExactResumeTrainer):
             ref_loss=self.ref_loss,
             reference=self._fingerprint,
             reference_source=None if self._ref_source is None else str(self._ref_source),
-            settings=run_settings(self.args),
+            settings=self.settings(),
         )
+
+    def settings(self) -> dict[str, Any]:
+        own = {term.name: term.coefficient for term in self.terms if type(term) not in (BarrierTerm, InvarianceTerm)}
+        return {**super().settings(), **({"terms": own} if own else {})}
 
     def begin_training(self) -> None:
         """With the model as it is trained (wrapped, sharded, resumed): put the reference beside it, and measure it."""
-        self._logged_terms.clear()
+        self._logged_values.clear()
         self._last_path_loss: torch.Tensor | float | None = None
         if self.reference is None:
             return
@@ -238,12 +256,11 @@ class CBFTTrainer(ExactResumeTrainer):
         self.step.ref_loss = self.ref_loss
         if self.state.global_step == 0:
             self.log({"loss/ref": self.ref_loss})
-        num_classes = 0 if self.task.causal else getattr(self.model.config, "num_labels", 0)
-        if num_classes > 1:
-            self._warn_of_guesses(num_classes, self.ref_loss)
+        if self._barrier is not None and self.task.guess_loss > 0.0:
+            self._warn_of_guesses(self.ref_loss, self._barrier.margin)
 
-    def _warn_of_guesses(self, num_classes: int, ref_loss: float) -> None:
-        guess, margin = float(np.log(num_classes)), self.args.barrier_margin
+    def _warn_of_guesses(self, ref_loss: float, margin: float) -> None:
+        guess, num_classes = self.task.guess_loss, self.task.num_classes
         if ref_loss > 0.9 * guess:
             logger.warning(
                 f"The reference's loss on cue_dataset is {ref_loss:.3f} nats, near that of a guess "
@@ -277,13 +294,31 @@ class CBFTTrainer(ExactResumeTrainer):
             for batch in loader:
                 batch = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager():
-                    loss, _ = mean_loss(self.model_wrapped, batch)
-                count = counted(batch, self.task.causal).double()
+                    loss, _ = self.task.loss(self.model_wrapped, batch)
+                count = self.task.count(batch).double()
                 sums += torch.stack([loss.double() * count, count])
         total, count = sum_over_ranks(sums).tolist()
         return total / count
 
     # The step
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The mean cross-entropy of a batch, nats, from logits and labels; with label smoothing that of `Trainer`.
+
+        The model's own loss is not read: it may hold other terms, such as that of a router.
+        """
+        if self.label_smoother is not None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss, outputs = self.task.loss(model, inputs)
+        if return_outputs and not isinstance(outputs, dict):
+            outputs = (loss, *outputs)  # where Trainer's evaluation looks for it
+        return (loss, outputs) if return_outputs else loss
 
     def _clean_loss(self, model: nn.Module, clean: dict[str, Any]) -> tuple[torch.Tensor, Any]:
         # A copy, because label smoothing takes the labels out.
@@ -296,63 +331,68 @@ class CBFTTrainer(ExactResumeTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Backward passes of L_CBFT on one batch of pairs; gives the loss, divided by the accumulation steps."""
+        """Backward passes of the loss on one batch of pairs; gives the loss, divided by the accumulation steps."""
         model.train()
         if callable(getattr(self.optimizer, "train", None)):
             self.optimizer.train()
         inputs = self._prepare_inputs(inputs)
         unwrapped = self.accelerator.unwrap_model(model)
-        barrier_on, invariance_on = self._active_terms()
+        terms = self._active_terms()
         alpha = sample_alpha(
             self.args.seed,
             self.state.global_step,
-            self.micro_step,
+            self.next_micro_step(),
             self.args.alpha_sampling,
             self.args.alpha_min,
             self.args.alpha_max,
         )
-        reference = self.reference if barrier_on else None
-        terms: dict[str, torch.Tensor | float] = {}
-        if reference is not None and self.args.update_rule == "alternating":
-            terms.update(self.step.barrier(model, unwrapped, reference, inputs["cue"], alpha))
-            self._check_finite(terms)
+        on_path = [] if self.reference is None else [term for term in terms if isinstance(term, PathTerm)]
+        before: torch.Tensor | float = 0.0
+        values: dict[str, torch.Tensor | float] = {}
+        if self.reference is not None and on_path and self.args.update_rule == "alternating":
+            before, own = self.step.path_pass(model, unwrapped, self.reference, inputs["cue"], alpha, on_path)
+            values.update(own)
+            self._check_finite(values)
             if self.args.max_grad_norm > 0:
                 self._clip_grad_norm(model)
             self.optimizer.step()
             model.zero_grad()
-            reference = None
-        terms.update(self.step(model, unwrapped, reference, inputs, alpha, invariance_on))
-        self._check_finite(terms)
-        self._warn_if_still_connected(terms.get("loss/path"), barrier_on)
-        self.micro_step += 1
-        if barrier_on:
-            terms["path/alpha"] = alpha
-        for name, value in terms.items():
-            total, count = self._logged_terms.get(name, (0.0, 0))
-            self._logged_terms[name] = (total + value, count + 1)
-        loss = terms["loss/clean"] + self.args.invariance_coef * terms.get("loss/invariance", 0.0)
-        loss = loss + self.args.barrier_coef * terms.get("loss/barrier", 0.0)
-        return loss / self.current_gradient_accumulation_steps
+            terms = [term for term in terms if term not in on_path]
+        loss, own = self.step(model, unwrapped, self.reference, inputs, alpha, terms)
+        values.update(own)
+        self._check_finite(values)
+        self._warn_if_still_connected(values.get("loss/path"))
+        if on_path:
+            values["path/alpha"] = alpha
+        for name, value in values.items():
+            total, count = self._logged_values.get(name, (0.0, 0))
+            self._logged_values[name] = (total + value, count + 1)
+        return (loss + before) / self.current_gradient_accumulation_steps
 
-    def _warn_if_still_connected(self, path_loss: torch.Tensor | float | None, barrier_on: bool) -> None:
+    def _warn_if_still_connected(self, path_loss: torch.Tensor | float | None) -> None:
         """Once, when the barrier loss ends: whether the path loss has left the reference's by then."""
         last, self._last_path_loss = self._last_path_loss, path_loss
-        if not barrier_on and last is not None and last < self.ref_loss + 0.5 * self.args.barrier_margin:
+        barrier, step, steps = self._barrier, self.state.global_step, self.state.max_steps
+        ref_loss = self.step.ref_loss
+        if barrier is None or last is None or self.micro_step > 0:
+            return
+        ended = barrier.is_on(step - 1, steps) and not barrier.is_on(step, steps)
+        if ended and last < ref_loss + 0.5 * barrier.margin:
             logger.warning(
-                f"The barrier loss ends at step {self.state.global_step} with a path loss of {float(last):.3f} nats, "
-                f"where {self.ref_loss + self.args.barrier_margin:.3f} was wanted: the model has hardly left its "
+                f"The barrier loss ends at step {step} with a path loss of {float(last):.3f} nats, "
+                f"where {ref_loss + barrier.margin:.3f} was wanted: the model has hardly left its "
                 "reference. Raise learning_rate, barrier_coef or the number of steps."
             )
 
-    def _active_terms(self) -> tuple[bool, bool]:
-        """Whether the barrier loss and the invariance loss take part in the current step."""
+    def _active_terms(self) -> list[Term]:
+        """The terms that take part in the current step."""
         step, steps = self.state.global_step, self.state.max_steps
-        barrier_on = self.reference is not None and step < self.args.barrier_stop_ratio * steps
-        return barrier_on, self.task.reader is not None and step >= self.args.invariance_warmup_ratio * steps
+        left_out = () if self.plan.layer_name is not None else RepresentationTerm
+        return [term for term in self.terms if term.is_on(step, steps) and not isinstance(term, left_out)]
 
-    def _check_finite(self, terms: dict[str, torch.Tensor | float]) -> None:
+    def _check_finite(self, values: dict[str, torch.Tensor | float]) -> None:
         # The values are those over all ranks: every rank raises, or none.
-        losses = {name: value for name, value in terms.items() if isinstance(value, torch.Tensor)}
+        losses = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
         if torch.isfinite(torch.stack([value.float() for value in losses.values()])).all():
             return
         name = next(name for name, value in losses.items() if not torch.isfinite(value))
@@ -362,11 +402,10 @@ class CBFTTrainer(ExactResumeTrainer):
         )
 
     def _warn_of_small_micro_batches(self) -> None:
-        rows = self.args.per_device_train_batch_size * self.args.world_size
-        reader = self.task.reader
-        if self.args.gradient_accumulation_steps > 1 and reader is not None and rows < 2 * reader.num_classes:
+        rows, classes = self.args.per_device_train_batch_size * self.args.world_size, self.plan.num_classes
+        if self.args.gradient_accumulation_steps > 1 and rows < 2 * classes:
             logger.warning(
-                f"A micro-batch of {rows} rows holds fewer than two of each of the {reader.num_classes} classes, and "
+                f"A micro-batch of {rows} rows holds fewer than two of each of the {classes} classes, and "
                 "the class means of the invariance loss are those of a micro-batch: raise per_device_train_batch_size "
                 "rather than gradient_accumulation_steps."
             )
@@ -429,17 +468,16 @@ class CBFTTrainer(ExactResumeTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in `Trainer`; logs of the training loss also get the mean of each term since the last one."""
         if "loss" in logs:
-            logs = {**logs, **{name: float(total) / count for name, (total, count) in self._logged_terms.items()}}
-            self._logged_terms.clear()
+            logs = {**logs, **{name: float(total) / count for name, (total, count) in self._logged_values.items()}}
+            self._logged_values.clear()
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """As in `Trainer`, counting each forward and backward pass over either half of the pairs."""
         if "clean" not in inputs:
             return super().floating_point_ops(inputs)
-        return super().floating_point_ops(inputs["clean"]) + sum(self._active_terms()) * super().floating_point_ops(
-            inputs["cue"]
-        )
+        passes = {isinstance(term, PathTerm) for term in self._active_terms()}
+        return super().floating_point_ops(inputs["clean"]) + len(passes) * super().floating_point_ops(inputs["cue"])
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         for half in ("clean", "cue"):

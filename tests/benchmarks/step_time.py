@@ -127,7 +127,7 @@ def timed(found: dict[str, list[float]], context):
 def parts(trainer: CBFTTrainer, steps: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
     """What lies outside the passes: the path point (timed inside of real steps), the hook, optimizer and clipping."""
     found: dict[str, list[float]] = {"path point, enter": [], "path point, exit": [], "hook": [], "optimizer": []}
-    layer = trainer.model.get_submodule(trainer.task.reader.layer_name)
+    layer = trainer.model.get_submodule(trainer.plan.layer_name)
     at = trainer.reference.at
     trainer.reference.at = lambda model, alpha: timed(found, at(model, alpha))
     for _ in range(20):

@@ -26,10 +26,10 @@ from hf_cbft.analysis.barriers import Barrier
 from hf_cbft.connectivity.matrix import MatrixEvaluator, connectivity_matrix, short_names
 from hf_cbft.connectivity.matrix_results import MatrixResult, clusters
 from hf_cbft.connectivity.results import ConnectivityResult
-from hf_cbft.connectivity.scoring import Scorer
 from hf_cbft.connectivity.soups import Soup, soup_card
 from hf_cbft.connectivity.sweep import Passes
 from hf_cbft.paths.interpolation import named_weights
+from hf_cbft.tasks.classification import Classification
 
 ROWS, BATCH = 8, 4
 OPTIONS = {"num_points": 4, "num_resamples": 20}
@@ -71,15 +71,15 @@ def folders(make_model, tmp_path):
 def passes_of_batches(monkeypatch):
     """How many batches the model has seen: `["count"]`; a failure after `["fail_after"]` of them."""
     state = {"count": 0, "fail_after": None}
-    measure = Scorer.outputs
+    measure = Classification.outputs
 
-    def counting(self, batch):
+    def counting(self, model, batch):
         if state["count"] == state["fail_after"]:
             raise KeyboardInterrupt
         state["count"] += 1
-        return measure(self, batch)
+        return measure(self, model, batch)
 
-    monkeypatch.setattr(Scorer, "outputs", counting)
+    monkeypatch.setattr(Classification, "outputs", counting)
     return state
 
 

@@ -12,7 +12,7 @@ from transformers import default_data_collator
 
 from hf_cbft import ConnectivityEvaluator
 from hf_cbft.connectivity.points import Point, PointStore
-from hf_cbft.connectivity.scoring import Scores
+from hf_cbft.tasks.task import Scores, Task
 
 ROWS = 10
 BATCHES = 3  # of 4 rows
@@ -151,14 +151,14 @@ def test_a_batch_that_does_not_fit_is_halved(sweep, make_model, monkeypatch, tmp
     whole, _ = sweep()
     seen = []
 
-    def crowded(self, batch):
+    def crowded(self, model, batch):
         seen.append(len(batch["labels"]))
         if seen[-1] > 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
-        return measure(self, batch)
+        return measure(self, model, batch)
 
-    measure = ConnectivityEvaluator.__init__.__globals__["Scorer"].outputs
-    monkeypatch.setattr("hf_cbft.connectivity.scoring.Scorer.outputs", crowded)
+    measure = Task.outputs
+    monkeypatch.setattr(Task, "outputs", crowded)
     result, _ = sweep(folder=tmp_path / "halved", stop_after=None)
     assert seen[:4] == [4, 2, 2, 2]
     assert max(seen[1:]) == 2
@@ -168,9 +168,7 @@ def test_a_batch_that_does_not_fit_is_halved(sweep, make_model, monkeypatch, tmp
     (tmp_path / "halved" / "point-0003.safetensors").unlink()
     sweep(folder=tmp_path / "halved")
     assert set(seen) == {2}
-    monkeypatch.setattr(
-        "hf_cbft.connectivity.scoring.Scorer.outputs", lambda self, batch: crowded(self, {"labels": [0] * 3})
-    )
+    monkeypatch.setattr(Task, "outputs", lambda self, model, batch: crowded(self, model, {"labels": [0] * 3}))
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         sweep(folder=tmp_path / "never")
 

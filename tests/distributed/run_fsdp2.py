@@ -25,7 +25,10 @@ from hf_cbft.paths.interpolation import evaluation_mode, local, named_weights
 from hf_cbft.references.adapter import adapter_reference
 from hf_cbft.references.weights import weight_reference
 from hf_cbft.representations import find_representation_layer
-from hf_cbft.training.step import CBFTStep, RepresentationReader, mean_loss
+from hf_cbft.tasks.registry import task_of
+from hf_cbft.tasks.task import TrainingPlan
+from hf_cbft.training.step import CBFTStep
+from hf_cbft.training.terms import BarrierTerm, InvarianceTerm
 
 ALPHAS = (0.25, 0.6, 0.5)
 NUM_CLASSES = 4
@@ -58,13 +61,17 @@ def make_reference(model, ref_model):
     return (adapter_reference if ref_model is None else weight_reference)(model, ref_model)
 
 
+TERMS = [BarrierTerm(0.7, 6.0), InvarianceTerm(2.5)]
+
+
 def make_step(name: str, model) -> CBFTStep:
-    options = {"barrier_coef": 0.7, "barrier_margin": 6.0, "ref_loss": 0.25, "invariance_coef": 2.5}
     if name == "gpt2":
         head = next(n for n, m in model.named_modules() if m is model.get_output_embeddings())
-        return CBFTStep(**options, reader=RepresentationReader(head, NUM_CLASSES, True, True), causal=True)
-    layer, _ = find_representation_layer(model, NUM_CLASSES)
-    return CBFTStep(**options, reader=RepresentationReader(layer, NUM_CLASSES))
+        plan = TrainingPlan("class", head, NUM_CLASSES)
+    else:
+        layer, _ = find_representation_layer(model, NUM_CLASSES)
+        plan = TrainingPlan("class", layer, NUM_CLASSES, gives_logits=True)
+    return CBFTStep(task_of(model), plan, ref_loss=0.25)
 
 
 def make_batch(name: str, seed: int):
@@ -83,10 +90,10 @@ def train(name, model, reference, batches, halves):
     first = None
     for alpha, (clean, cue) in zip(ALPHAS, batches, strict=True):
         with torch.no_grad(), evaluation_mode(model), reference.at(model, 0.0):
-            ref_loss, _ = mean_loss(model, halves(cue))  # leaves FSDP2 with gathered weights of the reference
+            ref_loss, _ = step.task.loss(model, halves(cue))  # leaves FSDP2 with gathered weights of the reference
         # The last step goes without a barrier, straight after that.
         on_path = reference if alpha != ALPHAS[-1] else None
-        terms = step(model, model, on_path, {"clean": halves(clean), "cue": halves(cue)}, alpha)
+        _, terms = step(model, model, on_path, {"clean": halves(clean), "cue": halves(cue)}, alpha, TERMS)
         if first is None:
             gradients = {n: whole(p.grad) for n, p in model.named_parameters() if p.grad is not None}
             first = {"terms": {n: v.item() for n, v in terms.items()}, "gradients": gradients, "ref_loss": ref_loss}

@@ -14,10 +14,10 @@ from hf_cbft.paths.batchnorm import batchnorm_modules
 from hf_cbft.reproduce import methods
 from hf_cbft.reproduce.experiments import FINETUNINGS, Job
 from hf_cbft.reproduce.jobs import Grid, run_job
-from hf_cbft.reproduce.methods import METHODS, Run, accuracies, barrier, hinge_barrier_loss
+from hf_cbft.reproduce.methods import METHODS, HingeTerm, Run, accuracies, barrier
 from hf_cbft.reproduce.problems import load_problem, recipe_for
 from hf_cbft.reproduce.recipes import build_model
-from hf_cbft.training.losses import barrier_loss
+from hf_cbft.training.terms import BarrierTerm
 
 
 @pytest.fixture(scope="module")
@@ -95,18 +95,18 @@ def test_cbft_trains_with_the_settings_of_its_row(run, monkeypatch, name, overri
     class Spy(methods.CBFTTrainer):
         def train(self):
             seen.update({field: getattr(self.args, field) for field in fields})
-            seen["loss"] = self.step.barrier_loss
+            seen["terms"] = [type(term) for term in self.terms if isinstance(term, BarrierTerm)]
 
     monkeypatch.setattr(methods, "CBFTTrainer", Spy)
     METHODS[name](replace(run, overrides=overrides))
-    assert seen == {**fields, "loss": barrier_loss}
+    assert seen == {**fields, "terms": [BarrierTerm] if seen.get("barrier_coef", 1.0) else []}
     METHODS[name](replace(run, overrides={"hinge": True}))
-    assert seen["loss"] is hinge_barrier_loss
+    assert seen["terms"] == [HingeTerm]
 
 
 def test_the_hinge_leaves_a_high_path_loss_alone():
     losses = torch.tensor([0.25, 1.5], requires_grad=True)
-    values = hinge_barrier_loss(losses, 0.0, 1.0)
+    values = HingeTerm(margin=1.0).value(losses, 0.0)
     values.sum().backward()
     assert values.tolist() == [0.75, 0.0]
     assert losses.grad.tolist() == [-1.0, 0.0]

@@ -40,7 +40,7 @@ def double(batch):
 
 
 def path_loss(model, batch):
-    """Cross-entropy in float64. (Language models in Transformers compute theirs in float32.)"""
+    """Cross-entropy in float64."""
     outputs = model(**batch)
     logits, labels = outputs.logits, batch["labels"]
     if labels.ndim == 2:
@@ -100,11 +100,8 @@ class Notes(TrainerCallback):
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("name", ["vit", "vit checkpointing", "bert", "resnet", "gpt2", "gpt2 checkpointing"])
-def test_gradient_of_the_middle_is_that_of_the_explicit_curve(
-    name, seed, make_model, make_batch, settings, table, monkeypatch
-):
+def test_gradient_of_the_middle_is_that_of_the_explicit_curve(name, seed, make_model, make_batch, settings, table):
     """Training would lower another loss than that along the curve, without any other sign of it."""
-    monkeypatch.setattr("hf_cbft.training.curves.mean_loss", path_loss)
     name, _, checkpointing = name.partition(" ")
     model, naive = (make_model(name).double().train() for _ in range(2))
     start, end = (copy_weights(make_model(name, seed=s).double()) for s in (1, 2))
@@ -282,8 +279,8 @@ def test_a_language_model_is_fitted_on_bare_texts(ends, make_batch, settings):
     for row in texts:
         del row["labels"]
     bare = fit_curve(start, end, texts, settings())
-    assert {"input_ids", "labels"} <= seen
-    assert "class_labels" not in seen
+    assert "input_ids" in seen
+    assert not {"labels", "class_labels"} & seen  # the loss is computed from its logits
     for name, weight in labelled.middle.items():
         torch.testing.assert_close(bare.middle[name], weight)
 
@@ -375,7 +372,7 @@ def test_data_that_tell_no_loss_are_refused(ends, make_batch, settings, tmp_path
     with pytest.raises(ValueError, match="train_dataset has no label column"):
         fit(train_dataset=[{"pixel_values": rows[0]["pixel_values"]}])
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ValueError, match="The batches have no labels"):
+    with pytest.raises(ValueError, match="The data_collator made a batch without labels"):
         fit(
             train_dataset=rows,
             data_collator=lambda rows: {"pixel_values": torch.stack([r["pixel_values"] for r in rows])},

@@ -11,8 +11,10 @@ from torch.func import functional_call
 from transformers import DataCollatorWithFlattening, LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from hf_cbft import CBFTConfig, CBFTTrainer, invariance_loss
-from hf_cbft.architectures import base_model, has_adapter, is_causal_lm
-from hf_cbft.training.task import find_task
+from hf_cbft.architectures import base_model, has_adapter
+from hf_cbft.tasks.causal_lm import CausalLM
+from hf_cbft.tasks.registry import task_of
+from hf_cbft.training.plan import plan_training
 
 NUM_CLASSES = 4
 
@@ -64,15 +66,15 @@ def language_rows(num_rows: int, seed: int, classes: bool = True) -> Dataset:
 @pytest.fixture
 def warnings(monkeypatch):
     found = []
-    monkeypatch.setattr("hf_cbft.training.task.logger.warning", found.append)
+    monkeypatch.setattr("hf_cbft.tasks.causal_lm.logger.warning", found.append)
     return found
 
 
 def test_models_are_told_apart_through_their_adapters(make_model):
     bert, gpt2 = make_model("bert"), make_model("gpt2")
-    assert [is_causal_lm(model) for model in (bert, gpt2, make_llama())] == [False, True, True]
+    assert [isinstance(task_of(model), CausalLM) for model in (bert, gpt2, make_llama())] == [False, True, True]
     adapted = get_peft_model(gpt2, LoraConfig(target_modules=["c_attn"]))
-    assert is_causal_lm(adapted)
+    assert isinstance(task_of(adapted), CausalLM)
     assert [has_adapter(model) for model in (bert, adapted, None)] == [False, True, False]
     assert base_model(adapted) is gpt2
     assert base_model(bert) is bert
@@ -83,42 +85,42 @@ def test_a_language_model_with_classes_reads_what_enters_its_head(adapter, make_
     model = make_model("gpt2")
     if adapter:
         model = get_peft_model(model, LoraConfig(target_modules=["c_attn"]))
-    task = find_task(model, config(tmp_path), language_rows(8, 1), language_rows(8, 2))
-    assert task.causal
-    assert task.pairing == "class"
-    assert model.get_submodule(task.reader.layer_name) is base_model(model).lm_head
-    assert task.reader.num_classes == NUM_CLASSES
+    task, plan = plan_training(model, language_rows(8, 1), language_rows(8, 2))
+    assert isinstance(task, CausalLM)
+    assert plan.pairing == "class"
+    assert model.get_submodule(plan.layer_name) is base_model(model).lm_head
+    assert plan.num_classes == NUM_CLASSES
     assert warnings == []
 
 
 def test_without_classes_there_is_one_warning_and_no_invariance_loss(make_model, tmp_path, warnings):
     rows = language_rows(8, 1, classes=False)
-    task = find_task(make_model("gpt2"), config(tmp_path), rows, language_rows(8, 2))
-    assert (task.reader, task.pairing) == (None, "random")
+    _, plan = plan_training(make_model("gpt2"), rows, language_rows(8, 2))
+    assert (plan.layer_name, plan.pairing) == (None, "random")
     assert len(warnings) == 1
     assert "no class column (label)" in warnings[0]
-    quiet = config(tmp_path, invariance_coef=0.0, pairing="index")
-    assert find_task(make_model("gpt2"), quiet, rows, rows).pairing == "index"
+    quiet = {"representations": False, "pairing": "index"}
+    assert plan_training(make_model("gpt2"), rows, rows, **quiet)[1].pairing == "index"
     assert len(warnings) == 1
 
 
-def test_a_language_model_without_invariance_coefficient_has_no_reader(make_model, tmp_path, warnings):
-    args = config(tmp_path, invariance_coef=0.0)
-    task = find_task(make_model("gpt2"), args, language_rows(8, 1), language_rows(8, 2))
-    assert (task.reader, task.pairing) == (None, "class")
+def test_a_language_model_without_invariance_coefficient_reads_no_layer(make_model, tmp_path, warnings):
+    rows = language_rows(8, 1), language_rows(8, 2)
+    plan = CBFTTrainer(make_model("gpt2"), None, config(tmp_path, invariance_coef=0.0), None, *rows).plan
+    assert (plan.layer_name, plan.pairing) == (None, "class")
 
 
 def test_the_layer_of_a_language_model_can_be_named(make_model, tmp_path):
+    rows = language_rows(8, 1), language_rows(8, 2)
     args = config(tmp_path, representation_layer="transformer.h.1")
-    task = find_task(make_model("gpt2"), args, language_rows(8, 1), language_rows(8, 2))
-    assert task.reader.layer_name == "transformer.h.1"
+    assert CBFTTrainer(make_model("gpt2"), None, args, None, *rows).plan.layer_name == "transformer.h.1"
 
 
 @pytest.mark.parametrize("columns", [["text", "label"], ["prompt", "label"]])
 def test_rows_that_are_no_completions_are_refused(columns, make_model, tmp_path):
     rows = Dataset.from_dict({columns[0]: ["a", "b"], columns[1]: [0, 1]})
     with pytest.raises(ValueError, match=f"cue_dataset has the columns {', '.join(sorted(columns))}, and a causal"):
-        find_task(make_model("gpt2"), config(tmp_path), language_rows(8, 1), rows)
+        plan_training(make_model("gpt2"), language_rows(8, 1), rows)
 
 
 def test_a_packed_batch_has_no_classes(make_model, tmp_path):

@@ -194,8 +194,9 @@ def make_trainer(arguments: Arguments, config: Any) -> tuple[Any, dict[str, Any]
     from hf_cbft.checkpoints.loading import LoadOptions
     from hf_cbft.cli.inputs import processing_class
     from hf_cbft.cli.training_data import check_sets, read_training_sets
-    from hf_cbft.cli.training_results import metrics_of, score_rows
+    from hf_cbft.cli.training_results import metrics_of, scorer_of
     from hf_cbft.distributed import on_main_rank
+    from hf_cbft.tasks.registry import task_of
     from hf_cbft.training.trainer import CBFTTrainer
 
     set_seed(config.seed)  # a new adapter is drawn
@@ -209,6 +210,7 @@ def make_trainer(arguments: Arguments, config: Any) -> tuple[Any, dict[str, Any]
     with config.main_process_first(desc="reading the data"):
         streams, sets, description = read_training_sets(arguments, model)
     on_main_rank(lambda: check_sets(streams, sets, model, processor, arguments.model))
+    task = task_of(model)
     trainer = CBFTTrainer(
         model=model,
         ref_model=_reference(arguments, options),
@@ -216,8 +218,8 @@ def make_trainer(arguments: Arguments, config: Any) -> tuple[Any, dict[str, Any]
         **streams,
         eval_dataset=sets or None,
         processing_class=processor,
-        compute_metrics=metrics_of(model),
-        preprocess_logits_for_metrics=score_rows,
+        compute_metrics=metrics_of(task),
+        preprocess_logits_for_metrics=scorer_of(task),
         peft_config=_adapter(arguments, model) if arguments.use_lora else None,
     )
     if config.disable_tqdm:
@@ -251,6 +253,7 @@ def _reference(arguments: Arguments, options: Any) -> Any:
 
 def _adapter(arguments: LoraArguments, model: Any) -> Any:
     from hf_cbft.references.lora import make_config
+    from hf_cbft.tasks.registry import task_of
 
     targets = arguments.lora_target_modules
     return make_config(
@@ -260,6 +263,7 @@ def _adapter(arguments: LoraArguments, model: Any) -> Any:
         lora_dropout=arguments.lora_dropout,
         target_modules="all-linear" if targets == ["all-linear"] else list(targets),
         modules_to_save=list(arguments.lora_modules_to_save),
+        task_type=task_of(model).peft_task_type,
     )
 
 

@@ -17,8 +17,8 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 
 from hf_cbft.cli.main import main
 from hf_cbft.connectivity.matrix_results import MatrixResult
-from hf_cbft.connectivity.scoring import Scorer
 from hf_cbft.data.sentences import generate_sentences, word_tokenizer
+from hf_cbft.tasks.classification import Classification
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +71,15 @@ def command(inputs, output_dir, *options, names=("first", "second", "third"), da
 def interrupted_after(monkeypatch):
     """`interrupted_after(batches)`: Ctrl-C there; `None`: not at all. Counts in `["count"]`."""
     state = {"count": 0, "limit": None}
-    measure = Scorer.outputs
+    measure = Classification.outputs
 
-    def counting(self, batch):
+    def counting(self, model, batch):
         if state["count"] == state["limit"]:
             raise KeyboardInterrupt
         state["count"] += 1
-        return measure(self, batch)
+        return measure(self, model, batch)
 
-    monkeypatch.setattr(Scorer, "outputs", counting)
+    monkeypatch.setattr(Classification, "outputs", counting)
     return state
 
 
@@ -203,8 +203,9 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(inputs, tmp_path):
     assert 12 <= len(kept) < 24
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        measure = Scorer.outputs
-        patch.setattr(Scorer, "outputs", lambda self, batch: seen.append(1) or measure(self, batch))
+        measure = Classification.outputs
+        outputs = lambda self, model, batch: seen.append(1) or measure(self, model, batch)  # noqa: E731
+        patch.setattr(Classification, "outputs", outputs)
         assert main([*arguments, "--resume"]) == 0
         # 3 ends and 3 x 7 points in between, of 24 batches each.
         assert len(seen) == (24 - len(kept)) * 24

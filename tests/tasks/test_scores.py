@@ -27,9 +27,8 @@ from transformers import (
 )
 
 from hf_cbft import ConnectivityEvaluator, compute_barrier
-from hf_cbft.architectures import task_of
-from hf_cbft.connectivity.scoring import Scorer
 from hf_cbft.data.sentences import word_tokenizer
+from hf_cbft.tasks.registry import task_of
 
 ALPHAS = (0.0, 0.4, 1.0)
 BERT = {
@@ -132,7 +131,7 @@ def own_losses(model, rows):
     for row in rows:
         batch = {name: torch.tensor([value]) for name, value in row.items()}
         losses.append(model(**batch).loss.item())
-        shifted = batch["labels"][:, 1:] if task_of(model) == "causal_lm" else batch["labels"]
+        shifted = batch["labels"][:, 1:] if task_of(model).name == "causal_lm" else batch["labels"]
         weights.append(float((shifted != -100).sum()))
     return np.array(losses), np.array(weights)
 
@@ -159,7 +158,7 @@ def test_losses_are_those_of_the_model_itself_row_by_row(name):
     )
     classes = start.config.num_labels if name in ("tokens", "speech") else 1
     assert result.settings["guess_loss"] == pytest.approx(np.log(classes))
-    assert task_of(start) == TASKS[name]
+    assert task_of(start).name == TASKS[name]
 
 
 @pytest.mark.parametrize("name", ["gpt2", "tokens"])
@@ -293,4 +292,4 @@ def test_a_class_of_ones_own_is_taken_for_a_classifier():
     result = ConnectivityEvaluator(start, end, batch_size=2).evaluate(rows, alphas=ALPHAS, num_resamples=20)
     expected = [nn.functional.cross_entropy(start(r["features"])[0], torch.tensor(r["labels"])).item() for r in rows]
     np.testing.assert_allclose(result.example_losses["data"][0], expected, rtol=1e-6)
-    assert Scorer(start).task == "classification"
+    assert task_of(start).name == "classification"

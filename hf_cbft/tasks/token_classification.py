@@ -1,0 +1,58 @@
+# SPDX-FileCopyrightText: 2026 The hf_cbft authors
+# SPDX-License-Identifier: Apache-2.0
+"""A class for each token: named entities, parts of speech."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.models.auto import modeling_auto as auto
+
+from hf_cbft.architectures import base_model, listed
+from hf_cbft.data.columns import check_token_labels
+from hf_cbft.representations import Representation, find_representation_layer
+from hf_cbft.tasks.task import IGNORED, Batch, Task, TrainingPlan
+
+
+class TokenClassification(Task):
+    """Each token with a label is a vector of its own: class means are means over tokens.
+
+    A row has tokens of many classes, so `pairing="class"` pairs rows at random.
+    """
+
+    name = "token_classification"
+    classes = listed(auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES)
+    peft_task_type = "TOKEN_CLS"
+
+    def plan(
+        self,
+        model: nn.Module,
+        train_dataset: Any,
+        cue_dataset: Any,
+        pairing: str,
+        representations: bool = True,
+        layer: str | None = None,
+    ) -> TrainingPlan:
+        pairing = "random" if pairing == "class" else pairing
+        num_classes = base_model(model).config.num_labels
+        for name, dataset in (("train_dataset", train_dataset), ("cue_dataset", cue_dataset)):
+            check_token_labels(dataset, name, num_classes)
+        if not representations:
+            return TrainingPlan(pairing)
+        layer_name, _ = find_representation_layer(model, num_classes, layer)
+        return TrainingPlan(pairing, layer_name, num_classes, gives_logits=layer is None)
+
+    def representation(self, captured: Representation, outputs: Any, batch: Batch) -> torch.Tensor:
+        states, labels = captured.input, self.labels(batch)
+        if states is None or states.ndim != 3 or states.shape[:2] != labels.shape:
+            shape = None if states is None else tuple(states.shape)
+            raise ValueError(
+                f"The representation layer gets an input of shape {shape} for labels of shape {tuple(labels.shape)}, "
+                "not one vector a token: name another module with representation_layer, or set invariance_coef=0."
+            )
+        states = states[labels != IGNORED]
+        return states.to(torch.promote_types(states.dtype, torch.float32))
+
+    def classes_of(self, batch: Batch) -> torch.Tensor:
+        labels = self.labels(batch)
+        return labels[labels != IGNORED]
