@@ -18,6 +18,7 @@ _PROCESSORS = {
     "audio": "feature extractor",
     "text": "tokenizer",
     "prompt": "tokenizer",
+    "tokens": "tokenizer",
 }
 _CLASSES = {
     "image processor": "AutoImageProcessor",

@@ -19,11 +19,12 @@ from transformers import (
 
 from hf_cbft.data.columns import LABEL_COLUMNS, first_label_column, is_class
 from hf_cbft.data.completions import PROMPT_COLUMNS, TOKEN_COLUMNS, pad_tokens, tokenize_completion
+from hf_cbft.data.words import WORDS_COLUMN, tokenize_words
 
 # Columns that go through the processing class.
 _PROCESSED_COLUMNS = ("image", "text", "audio")
 _OTHER_LABEL_COLUMNS = set(LABEL_COLUMNS) - {"labels"}
-RAW_COLUMNS = (*_PROCESSED_COLUMNS, *PROMPT_COLUMNS)
+RAW_COLUMNS = (*_PROCESSED_COLUMNS, *PROMPT_COLUMNS, WORDS_COLUMN)
 # What counts as a model input where no model says.
 _USUAL_INPUTS = {"input_ids", "pixel_values", "input_values", "input_features"}
 
@@ -51,7 +52,8 @@ class InputCollator:
     Rows with model inputs (`pixel_values`, `input_ids`, ...) are stacked, or padded where there is a tokenizer; what
     the model does not take is left out. Rows with an `image` (any mode, turned into RGB), a `text` (and a `text_pair`)
     or an `audio` (an array with its sampling rate) instead go through `processing_class`, and so do rows with a
-    `prompt` and a `completion`, see [`~hf_cbft.data.completions.tokenize_completion`].
+    `prompt` and a `completion`, see [`~hf_cbft.data.completions.tokenize_completion`], or with words in `tokens` and a
+    label for each, see [`~hf_cbft.data.words.tokenize_words`].
 
     Rows of a language model have a label for each token. Where a label column beside them holds a class (a whole
     number), the batch has it as `class_labels`, (B,): the model does not take them.
@@ -93,6 +95,8 @@ class InputCollator:
         has_inputs = bool((self._names or _USUAL_INPUTS) & features[0].keys())
         if not has_inputs and self._tokenizes(features[0]):
             features, has_inputs = [self._tokenized(row) for row in features], True
+        elif not has_inputs and WORDS_COLUMN in features[0]:
+            features, has_inputs = [self._split_into_tokens(row) for row in features], True
         if has_inputs and self._names is not None:
             kept = self._names.union(LABEL_COLUMNS)
             features = [
@@ -128,6 +132,12 @@ class InputCollator:
         kept = {name: value for name, value in row.items() if name not in LABEL_COLUMNS}
         found = {} if _class_of(row) is None else {"label": _class_of(row)}
         return {**kept, **found, **tokenize_completion(self._tokenizer, row["prompt"], row["completion"])}
+
+    def _split_into_tokens(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        column = next((c for c in LABEL_COLUMNS if c in row and not is_class(row[c])), None)
+        if column is None:
+            raise ValueError(f"The rows hold words in {WORDS_COLUMN!r} and no label for each: name a label column.")
+        return tokenize_words(self._tokenizer, row[WORDS_COLUMN], row[column])
 
     def _collate_tokens(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         classes = [_class_of(row) for row in rows]

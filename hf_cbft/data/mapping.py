@@ -21,6 +21,7 @@ from hf_cbft.data.columns import (
     name_inside,
 )
 from hf_cbft.data.labels import with_column
+from hf_cbft.data.words import WORDS_COLUMN
 
 # What the columns with files or texts are usually called. Where there is a `text`, it is the text.
 _FILE_NAMES = {"image": ("image", "img", "picture", "photo"), "audio": ("audio", "speech", "sound")}
@@ -47,7 +48,7 @@ class Columns:
 
     Attributes:
         inputs (`dict[str, str]`): from what the library calls an input (`image`, `audio`, `text`, `text_pair`,
-            `prompt`, `completion`, or a model input such as `input_ids`) to the data set's own name for it.
+            `prompt`, `completion`, `tokens`, or a model input such as `input_ids`) to the data set's own name for it.
         label (`str`, *optional*): the data set's own name for its labels.
         group (`str`, *optional*): the data set's own name for its groups.
         matching (`str`, *optional*, defaults to `""`): how the labels were matched to the model's classes.
@@ -85,9 +86,9 @@ def find_columns(
 ) -> Columns:
     """Which columns hold the inputs, the labels and the groups; what is not named is guessed, or asked for.
 
-    Model inputs come first, then the one image or sound, then the text: a known pair (`prompt` and `completion`,
-    `premise` and `hypothesis`, ...), a `text` or another usual name, the only column of strings. Labels are in
-    `labels`, `label` or `label_ids`, or else in the only column of classes.
+    Model inputs come first, then lists of words in `tokens` with a label each, then the one image or sound, then the
+    text: a known pair (`prompt` and `completion`, `premise` and `hypothesis`, ...), a `text` or another usual name,
+    the only column of strings. Labels are in `labels`, `label` or `label_ids`, or else in the only column of classes.
 
     Args:
         dataset (`datasets.Dataset`): at least one row.
@@ -121,6 +122,9 @@ def find_columns(
     if inputs:
         return Columns(_named_inputs(features, name, list(inputs)), label, group)
     free = {column: feature for column, feature in features.items() if column not in (label, group)}
+    of_tokens = (label is None or is_list(features[label])) and free.keys().isdisjoint(MODEL_INPUTS)
+    if of_tokens and _holds_words(free.get(WORDS_COLUMN)):
+        return Columns({WORDS_COLUMN: WORDS_COLUMN}, label, group)
     return Columns(_guess_inputs(free, name), label, group)
 
 
@@ -148,6 +152,8 @@ def _named_inputs(features: Mapping[str, Any], name: str, columns: list[str]) ->
     if len(columns) == 2 and all(is_text(features[column]) for column in columns):
         canonical = columns if tuple(columns) == ("prompt", "completion") else ["text", "text_pair"]
         return dict(zip(canonical, columns, strict=True))
+    if len(columns) == 1 and _holds_words(features[columns[0]]):
+        return {WORDS_COLUMN: columns[0]}
     if len(columns) == 1:
         kinds = [kind for kind in _FILE_NAMES if _is_file(columns[0], features[columns[0]], kind)]
         kinds += ["text"] if is_text(features[columns[0]]) else []
@@ -202,6 +208,8 @@ def with_known_columns(dataset: Dataset, columns: Columns, name: str) -> Dataset
     renamed = {own: known for known, own in columns.inputs.items()}
     if columns.label is not None and not is_list(dataset.features[columns.label]):
         renamed[columns.label] = "label"
+    elif columns.label is not None and columns.label not in LABEL_COLUMNS:
+        renamed[columns.label] = "labels"
     if any(column in MODEL_INPUTS for column in columns.inputs):
         # A model may take more than the usual inputs, and token labels stay beside a class.
         dropped = {"label", "group", *LABEL_COLUMNS} - {columns.label}
@@ -230,6 +238,11 @@ def check_no_gaps(dataset: Dataset, columns: Columns, name: str) -> None:
                 row = first + batch.column(0).is_null().to_pylist().index(True)
                 raise ValueError(f"Row {row} of {name_inside(name)} has no text in its column {own!r} {MISSING}.")
             first += batch.num_rows
+
+
+def _holds_words(feature: Any) -> bool:
+    """Whether a column with this feature holds a list of strings a row."""
+    return feature is not None and is_list(feature) and is_text(getattr(feature, "feature", None))
 
 
 def _is_file(column: str, feature: Any, kind: str) -> bool:

@@ -5,6 +5,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def plot_training(
     """
     panels = {
         label: {name: series for name in terms if (series := logged(log_history, name))[0]}
-        for label, terms in _TERMS.items()
+        for label, terms in {**_TERMS, **_own_terms(log_history)}.items()
     }
     panels["barrier (nats)"] = {name: logged(log_history, name) for name in _logged_barriers(log_history)}
     panels = {label: lines for label, lines in panels.items() if lines}
@@ -176,6 +177,13 @@ def logged(log_history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[in
     """
     values = {entry["step"]: float(entry[name]) for entry in log_history if entry.get(name) is not None}
     return list(values), list(values.values())
+
+
+def _own_terms(log_history: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """A panel for each further term of the loss, whose unit is not known, by its name."""
+    known = {"loss/ref", *chain.from_iterable(_TERMS.values())}
+    names = dict.fromkeys(name for entry in log_history for name in entry if name.startswith("loss/"))
+    return {name.removeprefix("loss/"): [name] for name in names if name not in known}
 
 
 def _logged_barriers(log_history: Sequence[Mapping[str, Any]]) -> list[str]:

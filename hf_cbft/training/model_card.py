@@ -22,7 +22,8 @@ from hf_cbft.connectivity.results import ConnectivityResult
 from hf_cbft.distributed import on_main_rank
 from hf_cbft.files import write_text
 from hf_cbft.reporting.card_text import METRICS, SETS, TAG, Measured, as_list, build_model_card, public_name
-from hf_cbft.reporting.plotting import has_terms, plot_result, plot_training
+from hf_cbft.reporting.plotting import has_terms, logged, plot_result, plot_training
+from hf_cbft.training.terms import BarrierTerm
 
 # What of `TrainingArguments` decides a run, beside CBFT's own fields.
 _SETTINGS = (
@@ -61,9 +62,9 @@ def write_model_card(
     before, after = read_measured_sets(results) if results.is_file() else logged_sets(trainer)
     pictures = {}
     if has_terms(log):
-        stop = math.ceil(trainer.args.barrier_stop_ratio * trainer.state.max_steps)
-        ends_early = trainer.args.barrier_coef > 0.0 and 0 < stop < trainer.state.max_steps
-        plot_training(log, folder / "training.png", stop if ends_early else None)
+        steps, barrier = trainer.state.max_steps, next((t for t in trainer.terms if isinstance(t, BarrierTerm)), None)
+        stop = steps if barrier is None else math.ceil(barrier.stop_ratio * steps)
+        plot_training(log, folder / "training.png", stop if 0 < stop < steps else None)
         pictures["training"] = "training.png"
     if path is not None:
         plot_result(path, folder / "path.png")
@@ -159,6 +160,10 @@ def _settings(trainer: Any) -> dict[str, Any]:
     values = {name: getattr(args, name, None) for name in (*_SETTINGS.split(), *own)}
     values["ref_loss"] = None if trainer.ref_loss is None else f"{trainer.ref_loss:.4g}"
     steps = {"steps": f"{trainer.state.global_step} of {trainer.state.max_steps}"}
+    for term in trainer.terms:
+        last = logged(trainer.state.log_history, f"loss/{term.name}")[1]
+        if last:
+            steps[f"loss/{term.name}"] = f"{last[-1]:.4g} when last logged, with the coefficient {term.coefficient:g}"
     return steps | {name: getattr(value, "value", value) for name, value in values.items() if value is not None}
 
 

@@ -242,7 +242,7 @@ class CBFTTrainer(ExactResumeTrainer):
 
     def settings(self) -> dict[str, Any]:
         own = {term.name: term.coefficient for term in self.terms if type(term) not in (BarrierTerm, InvarianceTerm)}
-        return {**super().settings(), **({"terms": own} if own else {})}
+        return {**super().settings(), "terms": own}
 
     def begin_training(self) -> None:
         """With the model as it is trained (wrapped, sharded, resumed): put the reference beside it, and measure it."""
