@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    BertForTokenClassification,
     GPT2Config,
     GPT2LMHeadModel,
     ResNetConfig,
@@ -30,6 +31,7 @@ from transformers import (
 
 from hf_cbft import CBFTConfig, CBFTTrainer
 from hf_cbft.paths.interpolation import copy_weights
+from hf_cbft.training.terms import PathTerm, RepresentationTerm
 
 datasets.disable_progress_bars()
 torch.set_num_threads(1)
@@ -38,8 +40,8 @@ RANK = int(os.environ.get("RANK", "0"))
 NUM_CLASSES = 4
 
 
-def make_bert(dropout: float = 0.0):
-    return BertForSequenceClassification(
+def make_bert(dropout: float = 0.0, kind=BertForSequenceClassification):
+    return kind(
         BertConfig(
             vocab_size=50,
             hidden_size=16,
@@ -53,6 +55,29 @@ def make_bert(dropout: float = 0.0):
             initializer_range=0.3,
         )
     )
+
+
+def make_token_classifier():
+    return make_bert(kind=BertForTokenClassification)
+
+
+class Distance(PathTerm):
+    """A term of the path loss whose gradient depends on its value, so that it has to be that of all ranks."""
+
+    def is_on(self, step, max_steps):
+        return step < 0.8 * max_steps
+
+    def value(self, path_loss, ref_loss):
+        return (path_loss - ref_loss - 2.0).square()
+
+
+class MeanGap(RepresentationTerm):
+    def value(self, representations):
+        def mean(rows):
+            count = representations.sum_over_ranks(torch.tensor(float(len(rows)), dtype=rows.dtype))
+            return representations.sum_over_ranks(rows.sum(dim=0)) / count
+
+        return (mean(representations.clean) - mean(representations.cue)).square().sum()
 
 
 def make_gpt2():
@@ -96,6 +121,16 @@ def language_rows(num_rows: int, seed: int) -> Dataset:
     return Dataset.from_dict({"input_ids": ids.tolist(), "labels": labels, "label": classes})
 
 
+def labelled_tokens(num_rows: int, seed: int) -> Dataset:
+    """Rows of which different numbers of tokens have a class."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(1, 50, (num_rows, 8), generator=generator)
+    counted = torch.arange(8)[None] > torch.arange(num_rows)[:, None] % 6
+    return Dataset.from_dict(
+        {"input_ids": ids.tolist(), "labels": torch.where(counted, ids % NUM_CLASSES, -100).tolist()}
+    )
+
+
 def images(num_rows: int, seed: int) -> Dataset:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(num_rows, 3, 16, 16, generator=generator)
@@ -118,6 +153,15 @@ CASES = {
         None,
     ),
     "language model": (make_gpt2, language_rows(ROWS, 1), language_rows(CUE_ROWS, 2), torch.float32, {}, None),
+    "tokens": (make_token_classifier, labelled_tokens(ROWS, 1), labelled_tokens(CUE_ROWS, 2), torch.float64, {}, None),
+    "own terms": (
+        make_bert,
+        classified_rows(ROWS, 1),
+        classified_rows(CUE_ROWS, 2),
+        torch.float64,
+        {"terms": [Distance("distance", 0.5), MeanGap("gap", 2.0)]},
+        None,
+    ),
     "accumulation": (
         make_bert,
         classified_rows(ROWS, 1),
@@ -210,6 +254,8 @@ def make_config(folder: Path, **options) -> CBFTConfig:
 
 def run(name: str, folder: Path) -> None:
     make, clean, cue, dtype, options, adapter = CASES[name]
+    options = dict(options)
+    terms = options.pop("terms", None)
     torch.manual_seed(0)
     model = make().to(dtype)
     watch, seen = Watch(), []
@@ -226,6 +272,7 @@ def run(name: str, folder: Path) -> None:
         cue_dataset=cue,
         peft_config=adapter,
         callbacks=[watch],
+        terms=terms,
     )
     watch.trainer = trainer
     pairs = type(trainer.train_dataset)

@@ -20,6 +20,8 @@ CASES = [
     "adamw",
     "one class a rank",
     "language model",
+    "tokens",
+    "own terms",
     "accumulation",
     "checkpointing",
     "alternating",
