@@ -9,6 +9,8 @@ from hf_cbft.tasks.task import Task
 
 
 class MaskedLM(Task):
+    """The hidden tokens count; the others have the label -100."""
+
     name = "masked_lm"
     classes = listed(auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES)
     is_language_model = True

@@ -11,6 +11,8 @@ from hf_cbft.tasks.task import Batch, Task
 
 
 class Seq2Seq(Task):
+    """The decoder's tokens count; padding has the label -100."""
+
     name = "seq2seq"
     classes = listed(auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
     is_language_model = True

@@ -152,6 +152,8 @@ class CBFTTrainer(ExactResumeTrainer):
         if model is None:
             self._prepare(self.model, *data)
         self.train_dataset, self.data_collator = self._pairs, self._collator
+        # A model whose forward pass takes no labels is evaluated too: the loss is not its own.
+        self.label_names = self.label_names or ["labels"]
         if self._pairs.classes_without_cue:
             logger.warning(
                 f"cue_dataset has no rows of the classes {self._pairs.classes_without_cue}: their partners are "
