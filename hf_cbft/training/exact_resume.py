@@ -55,6 +55,7 @@ class ExactResumeTrainer(Trainer):
 
     optimizer: Any
     lr_scheduler: Any
+    label_names: list[str]
     _first_attempt: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
 
     # The micro-batch of the current step, counted from 0, and the step that it was counted in.
