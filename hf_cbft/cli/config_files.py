@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options in a YAML file: read with the line of each mistake, and written such that they read back the same."""
 
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -36,6 +37,13 @@ class OptionType:
     single: bool = True
     many: bool = False
     mapping: bool = False
+
+    def from_flag(self, text: str) -> Any:
+        """The value of a flag, or the error by which argparse learns what is wrong with it."""
+        try:
+            return self.convert(text)
+        except ValueError:
+            raise ArgumentTypeError(f"takes {self.takes}, not {text!r}.") from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
