@@ -3,7 +3,7 @@
 """End points of a path: loaded from the Hub or a folder, or taken from memory; weights that stay on the disk."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from hf_cbft.architectures import class_name
 from hf_cbft.checkpoints.headers import split_adapter
 from hf_cbft.checkpoints.sources import CONFIG, is_folder, split_revision
+from hf_cbft.paths.geometry import LazyWeights
 from hf_cbft.paths.interpolation import named_weights
 
 
@@ -155,7 +156,7 @@ def source_name(source: str | Path | nn.Module) -> str:
     return str(source)
 
 
-class StoredWeights(Mapping[str, torch.Tensor]):
+class StoredWeights(LazyWeights):
     """Weights by name that are read from their safetensors files when they are asked for.
 
     Nothing is kept: a tensor that was read is a view of the file, whose pages the system drops when it needs them.
@@ -174,23 +175,15 @@ class StoredWeights(Mapping[str, torch.Tensor]):
         dtypes: dict[str, torch.dtype],
         config: Any,
     ) -> None:
+        super().__init__(dtypes, self._stored)
         self._places, self._kept, self._dtypes, self.config = places, kept, dtypes, config
         self._files = {file: safe_open(file, framework="pt") for file, _ in places.values()}
 
-    def __getitem__(self, name: str) -> torch.Tensor:
+    def _stored(self, name: str) -> torch.Tensor:
         if name in self._kept:
             return self._kept[name]
         file, key = self._places[name]
         return self._files[file].get_tensor(key).to(self._dtypes[name])
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._dtypes  # the mapping's own would read the tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._dtypes)
-
-    def __len__(self) -> int:
-        return len(self._dtypes)
 
 
 def stored_weights(source: str | Path, options: LoadOptions) -> StoredWeights:
