@@ -193,10 +193,10 @@ def read_sets(arguments: DataArguments, model: Any) -> tuple[dict[str, Any], str
     return sets, "\n".join(f"{name}: {len(sets[name])} rows, {taken}" for name, taken in columns.items())
 
 
-def read_one_set(source: str, arguments: ColumnArguments, model: Any) -> tuple[dict[str, Any], str]:
-    """The one data set of a command that has an option of its own for it, as [`read_sets`] gives it."""
+def read_sources(sources: Sequence[str], arguments: ColumnArguments, model: Any) -> tuple[dict[str, Any], str]:
+    """The data sets of other options than `--dataset`, as [`read_sets`] gives them."""
     columns = {option.name: getattr(arguments, option.name) for option in fields(ColumnArguments)}
-    return read_sets(DataArguments(dataset=[source], **columns), model)
+    return read_sets(DataArguments(dataset=list(sources), **columns), model)
 
 
 def calibration_set(arguments: DataArguments) -> Any:

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 
 from hf_cbft import __version__
 from hf_cbft.architectures import is_causal_lm
+from hf_cbft.data.completions import IGNORED
 from hf_cbft.files import write_json
-from hf_cbft.tables import format_table
+from hf_cbft.tables import format_number, format_table
 from hf_cbft.training.exact_resume import get_random_states, set_random_states
 from hf_cbft.training.run_state import run_settings
 
@@ -43,7 +44,7 @@ def score_rows(logits: Any, labels: torch.Tensor) -> torch.Tensor:
         logits, labels = logits[:, :-1], labels[:, 1:]
     losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")  # 0 where the label is -100
     right = logits.argmax(dim=-1) == labels
-    return torch.stack([losses.sum(dim=1), right.sum(dim=1), (labels != -100).sum(dim=1)], dim=1)
+    return torch.stack([losses.sum(dim=1), right.sum(dim=1), (labels != IGNORED).sum(dim=1)], dim=1)
 
 
 def metrics_of(model: Any) -> Callable[[Any], dict[str, float]]:
@@ -88,7 +89,7 @@ def summary(rows: Mapping[str, int], before: Mapping[str, Any], after: Mapping[s
     lines = [titles]
     for name, count in rows.items():
         values = [when.get(metric, {}).get(name) for metric in metrics for when in (before, after)]
-        lines.append([name, str(count), *("-" if value is None else f"{value:.3f}" for value in values)])
+        lines.append([name, str(count), *map(format_number, values)])
     of_tokens = " Accuracy is the share of the completions' tokens." if "perplexity" in after else ""
     return "\n".join([*format_table(lines), f"Loss in nats.{of_tokens}"])
 

@@ -115,7 +115,7 @@ def _of_module(module: evaluate.EvaluationModule) -> Metric:
 
     def compute(outcome: Outcome) -> float:
         inputs = {name: _given(outcome, name, module.name) for name in features}
-        return _number(_run(module.name, module.compute, **inputs), module.name)
+        return _as_number(_run(module.name, module.compute, **inputs), module.name)
 
     return compute
 
@@ -123,7 +123,7 @@ def _of_module(module: evaluate.EvaluationModule) -> Metric:
 def _of_function(function: Callable[..., Any], name: str) -> Metric:
     def compute(outcome: Outcome) -> float:
         classes = [_given(outcome, field, name) for field in ("predictions", "references")]
-        return _number(_run(name, function, *classes), name)
+        return _as_number(_run(name, function, *classes), name)
 
     return compute
 
@@ -147,7 +147,7 @@ def _run(name: str, function: Callable[..., Any], *arguments: Any, **inputs: Any
         raise ValueError(f"The metric {name!r} failed: {type(error).__name__}: {error}") from error
 
 
-def _number(value: Any, name: str) -> float:
+def _as_number(value: Any, name: str) -> float:
     """The one number in what a metric returned."""
     found = value
     if isinstance(value, Mapping):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from hf_cbft.tables import format_list
+
 Weights = Mapping[str, torch.Tensor]
 
 
@@ -201,8 +203,8 @@ def _check_one_live(names: Sequence[str], anchors: Sequence[Weights | None]) -> 
     live = [name for name, anchor in zip(names, anchors, strict=True) if anchor is None]
     if len(live) > 1:
         raise ValueError(
-            f"{', '.join(live[:-1])} and {live[-1]} are None (the live model), and only one anchor can be: give the "
-            "weights of the others."
+            f"{format_list(live)} are None (the live model), and only one anchor can be: give the weights of the "
+            "others."
         )
 
 
