@@ -177,7 +177,7 @@ class _Batches:
 
 
 def _parameters(model: nn.Module) -> dict[str, Any]:
-    """What matching compares: parameters, but no running statistics, whose size is that of the data."""
+    """The weights that matching compares: parameters, but no running statistics, whose size is that of the data."""
     learned = {id(parameter) for parameter in model.parameters()}
     return {name: weight for name, weight in named_weights(model).items() if id(weight) in learned}
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""What each end of a path relies on, whether both rely on the same, and what that says beside the barrier.
+"""Compare the mechanisms of two ends: what each relies on, and what that says beside the barrier.
 
 An intervention changes one attribute of the input. A model is invariant to it when the change leaves it as good as it
 was, and two models are mechanistically similar when they are invariant to the same interventions (Lubana et al., ICML
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_cbft.analysis.barriers import counted, finite_or_none, mean_band, weighted_means
+from hf_cbft.analysis.barriers import finite_or_none, mean_band, weighted_examples, weighted_means
 from hf_cbft.tables import VERDICTS, format_band, format_table
 
 ENDS = ("start", "end")
@@ -50,7 +50,7 @@ class IntervalEstimate:
     high: float | None
 
     def within(self, margin: float) -> bool | None:
-        """Whether it lies within -margin to margin: `True` or `False` if all of the interval says so, else `None`."""
+        """Compare with -margin to margin: `True` or `False` if the interval is inside or outside, else `None`."""
         low = -np.inf if self.low is None else self.low
         high = np.inf if self.high is None else self.high
         if -margin <= low and high <= margin:
@@ -64,7 +64,7 @@ class IntervalEstimate:
 
 @dataclass(frozen=True)
 class Intervention:
-    """What a change of the data does to both ends.
+    """The effect of a change of the data on both ends.
 
     Attributes:
         base, changed (`str`): the two sets.
@@ -86,7 +86,7 @@ class Intervention:
 
 @dataclass(frozen=True)
 class MechanismReport:
-    """What two models rely on, beside whether they are connected.
+    """The mechanisms of two models: what each relies on, and whether they are connected.
 
     Attributes:
         start, end (`str`): the two models.
@@ -282,7 +282,7 @@ def _intervention(
 
 
 def _same_rows(result: Any, base: str, changed: str) -> bool:
-    """Whether row i of both sets has the same labels, as far as those are known, and counts the same tokens."""
+    """Return `True` if row i of both sets has the same labels, as far as known, and counts the same tokens."""
     labels = [result.references[name] for name in (base, changed) if name in result.references]
     return np.array_equal(result.weights[base], result.weights[changed]) and (
         not labels or (len(labels) == 2 and np.array_equal(*labels))
@@ -299,7 +299,7 @@ def _same_answers(interventions: Sequence[Intervention]) -> bool | None:
 
 @dataclass(frozen=True, eq=False)
 class _Question:
-    """What is the weighted mean of (N,) values that lie within `bounds`?"""
+    """A weighted mean to estimate, of (N,) values that lie within `bounds`."""
 
     values: np.ndarray
     weights: np.ndarray
@@ -354,7 +354,7 @@ def _answered(questions: Mapping[Any, _Question], statistics: Mapping[str, Any])
 
 def _estimates(questions: Sequence[_Question], statistics: Mapping[str, Any]) -> list[IntervalEstimate]:
     """Weighted means of per-example values, each with an interval of its own; the example is what is resampled."""
-    values, weights = counted(np.stack([question.values for question in questions]), questions[0].weights)
+    values, weights = weighted_examples(np.stack([question.values for question in questions]), questions[0].weights)
     bounds = np.array([question.bounds for question in questions])
     # Misses are counted where hits are many: a few misses, or none, claim no certainty.
     shares = (bounds == _SHARE).all(axis=1)

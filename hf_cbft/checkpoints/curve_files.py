@@ -84,7 +84,7 @@ def load_curve(
 
 
 def read_curve_file(folder: str | Path) -> dict[str, Any]:
-    """What `curve.json` says: the names and fingerprints of the ends."""
+    """Read `curve.json`: the names and fingerprints of the ends."""
     file = Path(folder) / CURVE_FILE
     if not file.is_file():
         raise ValueError(f"{folder} has no {CURVE_FILE}, so it is no fitted curve: make one with hf-cbft curve.")

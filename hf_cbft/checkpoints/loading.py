@@ -48,12 +48,12 @@ class LoadOptions:
             raise ValueError(f"dtype = {self.dtype!r} is none of torch's: give float32, bfloat16 or float16.")
 
     def for_config(self, revision: str | None) -> dict[str, Any]:
-        """What `from_pretrained` of a configuration takes."""
+        """The arguments of a configuration's `from_pretrained`."""
         options = {"trust_remote_code": self.trust_remote_code, "token": self.token, "revision": revision}
         return {name: value for name, value in options.items() if value is not None}
 
     def for_weights(self, revision: str | None) -> dict[str, Any]:
-        """What `from_pretrained` of a model takes."""
+        """The arguments of a model's `from_pretrained`."""
         options = {**self.for_config(revision), "dtype": self.dtype, "device_map": self.device_map}
         # With None, Transformers takes safetensors where they are, and else pickles, with weights_only=True.
         options["use_safetensors"] = None if self.allow_pickle else True
@@ -150,7 +150,7 @@ def _registered_class(config: Any, name: str) -> type[PreTrainedModel] | None:
 
 
 def source_name(source: str | Path | nn.Module) -> str:
-    """What a report calls an end point: its id or folder, else where the model was loaded from, else its class."""
+    """Name an end point for a report: its id or folder, else where the model was loaded from, else its class."""
     if isinstance(source, nn.Module):
         return getattr(source, "name_or_path", "") or class_name(source)
     return str(source)
@@ -243,12 +243,12 @@ def found_file(source: str | Path, file: str, token: str | None = None) -> str |
 
 
 def names_adapter(source: str, options: LoadOptions) -> bool:
-    """Whether a name stands for an adapter on a base (`base+adapter`, or an adapter's folder or repository)."""
+    """Return `True` for the name of an adapter on a base (`base+adapter`, or an adapter's folder or repository)."""
     return split_adapter(source)[1] is not None or holds_only_an_adapter(source, options)
 
 
 def holds_only_an_adapter(source: str, options: LoadOptions) -> bool:
-    """Whether a folder or repository has the settings of an adapter and none of a model."""
+    """Return `True` if a folder or repository has the settings of an adapter and none of a model."""
     folder = Path(source)
     if folder.is_dir():
         return (folder / "adapter_config.json").exists() and not (folder / "config.json").exists()

@@ -22,7 +22,7 @@ _MAP, _NULL = (f"tag:yaml.org,2002:{kind}" for kind in ("map", "null"))
 
 @dataclass(frozen=True)
 class OptionType:
-    """What a file may give for an option.
+    """The values that a file may give for an option.
 
     Args:
         convert (`Callable`): from the text of one value to the value; a `ValueError` says what it takes instead.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo trains and measures: its recipe, and the jobs of one seed, each of which leaves a whole folder."""
+"""The jobs of the demo: train and measure the models of one seed; each leaves a whole folder."""
 
 import json
 import shutil

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo shows of its results: the table, the sentences under it, the picture and the files."""
+"""Show the results of the demo: the table, the sentences under it, the picture and the files."""
 
 import json
 from pathlib import Path
@@ -85,7 +85,7 @@ class DemoReport:
         return difference.mean(), difference.mean() - margin, difference.mean() + margin
 
     def results(self) -> dict[str, Any]:
-        """What `results.json` holds. Accuracies are fractions, barriers nats."""
+        """The content of `results.json`. Accuracies are fractions, barriers nats."""
         seeds: dict[str, Any] = {}
         for seed in self.seeds:
             models: dict[str, Any] = {}
@@ -126,7 +126,7 @@ class DemoReport:
         return rows
 
     def sentences(self) -> list[str]:
-        """What the table says, a sentence a line, with the figures as they came out."""
+        """The findings in the table, a sentence a line, with the figures as they came out."""
         rely = self.accuracy("pretrained", "rand_input")
         said = [
             f"pretrained {_reliance(rely)}: with only the cue left it is right {_percent(rely)} of the time (a guess: "

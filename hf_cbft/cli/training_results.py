@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""What `hf-cbft train` measures before and after training, as a table and as `results.json`."""
+"""Measure before and after `hf-cbft train`, and show it as a table and as `results.json`."""
 
 import math
 import platform

@@ -93,7 +93,7 @@ def read_label_map(label_map: str | Path | Mapping[str, Any] | None) -> dict[str
 def matched(
     dataset: Dataset, column: str, id2label: Mapping[Any, str], label_map: Mapping[str, Any], name: str
 ) -> tuple[Dataset, str]:
-    """What [`match_labels`] gives, and in a few words how the labels were matched."""
+    """The result of [`match_labels`], and in a few words how the labels were matched."""
     classes = {int(index): str(label) for index, label in id2label.items()}
     chosen = {key: _chosen_class(key, value, classes) for key, value in label_map.items()}
     feature = _of_one_label(dataset.features[column])

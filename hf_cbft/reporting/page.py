@@ -68,7 +68,7 @@ def write_report(
     mechanisms: Any = None,
     command: str | None = None,
 ) -> None:
-    """What [`ConnectivityResult.report`] does."""
+    """Write the page to a file; see [`ConnectivityResult.report`]."""
     check_report_file(file)
     write_text(file, page(result, datasets, mechanisms, command))
 
