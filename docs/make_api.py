@@ -24,7 +24,7 @@ MORE = (
     "hf_cbft.data.cues.ColorBoxCue",
     "hf_cbft.data.text_cues.StyleCue",
     "hf_cbft.data.balancing.balance_groups",
-    "hf_cbft.data.groups.read_wilds_metadata",
+    "hf_cbft.data.wilds.read_wilds_metadata",
     "hf_cbft.data.sources.load_sources",
     "hf_cbft.baselines.finetune",
     "hf_cbft.baselines.finetune_best_rate",

@@ -53,9 +53,9 @@ from hf_cbft.cli.main import _COMMANDS, main
 from hf_cbft.connectivity.matrix import MatrixEvaluator, connectivity_matrix
 from hf_cbft.data.balancing import balance_groups
 from hf_cbft.data.counterfactuals import add_cue
-from hf_cbft.data.groups import read_wilds_metadata
 from hf_cbft.data.labels import match_labels
 from hf_cbft.data.sources import load_sources
+from hf_cbft.data.wilds import read_wilds_metadata
 from hf_cbft.training.callback import ConnectivityCallback
 
 WEIGHTS = {"weight": torch.zeros(2)}

@@ -102,7 +102,7 @@ class Products:
 
 
 class ActivationMatching:
-    """What both models do on the same data, and which of their units do the same.
+    """Match units by their activations: which units of two models do the same on the same data.
 
     Args:
         specification ([`Specification`]): of both models.
@@ -291,7 +291,7 @@ def _tensors(batch: Any) -> list[torch.Tensor]:
 
 
 def _chosen_sites(specification: Specification) -> Iterator[Site]:
-    """What enters modules; of spaces that enter none (query and key units), what leaves them."""
+    """The inputs of modules; for spaces that enter none (query and key units), the outputs."""
     readers = [site for site in specification.sites if site.is_input]
     seen = {space for site in readers for space in spaces_of(site.part)}
     yield from readers
@@ -343,7 +343,7 @@ def _match_dead_last(
 
 @contextmanager
 def _watching(model: nn.Module, sites: list[Site]) -> Iterator[dict[Site, torch.Tensor]]:
-    """What passes the sites in the block."""
+    """Record the activations at the sites while the block runs."""
     values: dict[Site, torch.Tensor] = {}
     modules = dict(model.named_modules())
     handles = []

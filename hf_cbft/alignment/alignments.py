@@ -3,19 +3,19 @@
 """An alignment: which unit of a network goes where, how that was found, and what it was proven by."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import nn
 
 from hf_cbft.alignment.symmetries import Permutations, Specification
 from hf_cbft.files import whole_file
+from hf_cbft.paths.geometry import LazyWeights, Weights
 
 FILE_NAME = "alignment.safetensors"
 _FORMAT = "hf_cbft alignment 1"
@@ -53,9 +53,9 @@ class Alignment:
         self.specification.permute_(model, self.permutations)
         return model
 
-    def permuted(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    def permuted(self, weights: Weights) -> LazyWeights:
         """Weights of such a model whose units are moved when they are asked for: nothing is held twice."""
-        return PermutedWeights(weights, self)
+        return LazyWeights(weights, lambda name: self.specification.permuted(name, weights[name], self.permutations))
 
     def inverse(self) -> "Alignment":
         """The alignment that undoes this one."""
@@ -141,26 +141,6 @@ class Alignment:
                         f"The alignment moves {length} units of {name}, and this {type(model).__name__} has {has}: "
                         "give a model of the architecture and sizes that it was made for."
                     )
-
-
-class PermutedWeights(Mapping[str, torch.Tensor]):
-    """Weights of which each is put into its new order when it is read."""
-
-    def __init__(self, weights: Mapping[str, torch.Tensor], alignment: Alignment) -> None:
-        self._weights, self._alignment = weights, alignment
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        alignment = self._alignment
-        return alignment.specification.permuted(name, self._weights[name], alignment.permutations)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._weights
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
 
 
 def check_permutations(specification: Specification, given: Mapping[str, Any], what: str) -> Permutations:

@@ -122,7 +122,7 @@ class Gate:
         return "the logits"
 
     def _outputs(self, specification: Specification) -> list[tuple[str, torch.Tensor]]:
-        """What every module that the specification speaks of gives, in the order in which they run."""
+        """The outputs of all modules in the specification, in the order in which they run."""
         found: list[tuple[str, torch.Tensor]] = []
 
         def keep(name: str) -> Any:
@@ -158,7 +158,7 @@ def _in_double(batch: Any) -> Any:
 
 
 def run(model: nn.Module, batch: Any) -> Any:
-    """What a model gives for a batch, its labels left out, on the device where the model is."""
+    """The outputs of a model for a batch without its labels, on the device where the model is."""
     device = next(model.parameters()).device
     if isinstance(batch, Mapping):
         inputs = {name: value for name, value in batch.items() if name not in ("labels", "class_labels")}

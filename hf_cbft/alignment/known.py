@@ -25,7 +25,7 @@ def find_family(model: Any) -> Family | None:
 
 
 def unknown_family(model: Any) -> str:
-    """What a user is told of a model without one."""
+    """The error message for a model of no known family."""
     model_type = getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
     types = sorted(known for family in FAMILIES for known in family.model_types)
     return (

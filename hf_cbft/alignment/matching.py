@@ -104,7 +104,7 @@ def align(
     known = specification or find_family(second)
     if known is None and not partial:
         raise ValueError(unknown_family(second))
-    rows = None if data is None else _Rows(data, first, processing_class, data_collator, batch_size)
+    rows = None if data is None else _Batches(data, first, processing_class, data_collator, batch_size)
     few = rows.few() if rows is not None else []
     bound = _specification(known, first, second, partial, few)
     info: dict[str, Any] = {**names, "family": bound.name, "method": method}
@@ -154,7 +154,7 @@ def resolve_alignment(
     raise ValueError(f'align = {how!r}: give "weights", "activations", an Alignment, or the file or folder of one.')
 
 
-class _Rows:
+class _Batches:
     """Batches of a data set for the models, with a bar."""
 
     def __init__(
@@ -177,7 +177,7 @@ class _Rows:
 
 
 def _parameters(model: nn.Module) -> dict[str, Any]:
-    """What matching compares: parameters, but no running statistics, whose size is that of the data."""
+    """The weights that matching compares: parameters, but no running statistics, whose size is that of the data."""
     learned = {id(parameter) for parameter in model.parameters()}
     return {name: weight for name, weight in named_weights(model).items() if id(weight) in learned}
 

@@ -151,7 +151,7 @@ class Specification:
         return {space: rng.permuted(p, axis=-1) for space, p in self.identity().items()}
 
     def inverse(self, permutations: Permutations) -> Permutations:
-        """What undoes them."""
+        """The permutations that undo them."""
         undone = {}
         for space, permutation in permutations.items():
             inverse = np.argsort(permutation, axis=-1)
@@ -239,7 +239,7 @@ class Specification:
         return {space for space in spaces if space not in self.parents}
 
     def to_dict(self) -> dict[str, Any]:
-        """What moves which tensors, for a JSON file."""
+        """Which space moves which axis of which tensor, for a JSON file."""
         axes = {name: own for name, own in self.axes.items() if any(own)}
         return {
             "name": self.name,
@@ -282,7 +282,7 @@ def spaces_of(part: Part) -> Spaces:
 
 
 def moves(axis: Axis) -> bool:
-    """Whether anything on an axis does."""
+    """Return `True` if a space moves any part of an axis."""
     return any(isinstance(factor, str) for part in axis for factor in part)
 
 

@@ -8,15 +8,15 @@ One root space at a time is set to its optimum, the others held still, until non
 distance never grows. Source: Ainsworth, Hayase and Srinivasa, "Git Re-Basin", ICLR 2023, algorithm 1.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 
 from hf_cbft.alignment.assignment import Similarities, assign_tree, value_of
 from hf_cbft.alignment.symmetries import Part, Permutations, Specification, spaces_of
+from hf_cbft.paths.geometry import Weights
 
-Weights = Mapping[str, torch.Tensor]
 _MAX_SWEEPS = 100
 # Large tensors are compared in strips, so that what is made on the way is small beside the models.
 _STRIP_BYTES = 2**20

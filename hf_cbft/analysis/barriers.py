@@ -226,7 +226,7 @@ def _checked(
         raise ValueError(f"alphas must run from 0 to 1, the two ends; got {alphas[0]} to {alphas[-1]}.")
     if losses.ndim == 1 and weights is not None:
         raise ValueError("weights belong to examples, and these losses are means already: give per-example losses.")
-    losses, weights = counted(losses if losses.ndim == 2 else losses[:, None], weights)
+    losses, weights = weighted_examples(losses if losses.ndim == 2 else losses[:, None], weights)
     finite = np.isfinite(losses).all(axis=1)
     if not finite.all():
         raise ValueError(
@@ -236,7 +236,9 @@ def _checked(
     return alphas, losses, weights
 
 
-def counted(values: np.ndarray, weights: Sequence[float] | np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def weighted_examples(
+    values: np.ndarray, weights: Sequence[float] | np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """The columns of `values` (rows, N) that have a weight, and their weights divided by the mean weight.
 
     Raises:
@@ -265,7 +267,7 @@ def counted(values: np.ndarray, weights: Sequence[float] | np.ndarray | None) ->
 
 
 def baseline_losses(alphas: np.ndarray, losses: np.ndarray, weights: np.ndarray, baseline: str) -> np.ndarray:
-    """What the interior losses are held against: (P - 2, N) or, for a constant, (N,)."""
+    """The losses that a barrier is measured from: (P - 2, N) or, for a constant, (N,)."""
     start, end = losses[0], losses[-1]
     if baseline == "chord":
         inner = alphas[1:-1, None]

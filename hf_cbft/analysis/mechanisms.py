@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""What each end of a path relies on, whether both rely on the same, and what that says beside the barrier.
+"""Compare the mechanisms of two ends: what each relies on, and what that says beside the barrier.
 
 An intervention changes one attribute of the input. A model is invariant to it when the change leaves it as good as it
 was, and two models are mechanistically similar when they are invariant to the same interventions (Lubana et al., ICML
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_cbft.analysis.barriers import counted, finite_or_none, mean_band, weighted_means
-from hf_cbft.tables import format_band, format_table
+from hf_cbft.analysis.barriers import finite_or_none, mean_band, weighted_examples, weighted_means
+from hf_cbft.tables import VERDICTS, format_band, format_table
 
 ENDS = ("start", "end")
 _ANY = (-np.inf, np.inf)
@@ -42,7 +42,7 @@ _EXPLANATIONS = {
 
 
 @dataclass(frozen=True)
-class Estimate:
+class IntervalEstimate:
     """A measured number with its interval; a bound is `None` where the examples give none."""
 
     value: float
@@ -50,7 +50,7 @@ class Estimate:
     high: float | None
 
     def within(self, margin: float) -> bool | None:
-        """Whether it lies within -margin to margin: `True` or `False` if all of the interval says so, else `None`."""
+        """Compare with -margin to margin: `True` or `False` if the interval is inside or outside, else `None`."""
         low = -np.inf if self.low is None else self.low
         high = np.inf if self.high is None else self.high
         if -margin <= low and high <= margin:
@@ -64,34 +64,34 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Intervention:
-    """What a change of the data does to both ends.
+    """The effect of a change of the data on both ends.
 
     Attributes:
         base, changed (`str`): the two sets.
         paired (`bool`): whether row i of one was held against row i of the other.
-        loss (`dict[str, Estimate]`): by end, loss on `changed` minus loss on `base`, in nats.
-        accuracy (`dict[str, Estimate]`): by end, the same of the accuracy, a fraction.
-        difference (`Estimate`): the change in accuracy of `end` minus that of `start`.
+        loss (`dict[str, IntervalEstimate]`): by end, loss on `changed` minus loss on `base`, in nats.
+        accuracy (`dict[str, IntervalEstimate]`): by end, the same of the accuracy, a fraction.
+        difference (`IntervalEstimate`): the change in accuracy of `end` minus that of `start`.
         invariant (`dict[str, bool | None]`): by end, `True`: invariant, `False`: relies on it, `None`: undecided.
     """
 
     base: str
     changed: str
     paired: bool
-    loss: dict[str, Estimate]
-    accuracy: dict[str, Estimate]
-    difference: Estimate
+    loss: dict[str, IntervalEstimate]
+    accuracy: dict[str, IntervalEstimate]
+    difference: IntervalEstimate
     invariant: dict[str, bool | None]
 
 
 @dataclass(frozen=True)
 class MechanismReport:
-    """What two models rely on, beside whether they are connected.
+    """The mechanisms of two models: what each relies on, and whether they are connected.
 
     Attributes:
         start, end (`str`): the two models.
         interventions (`tuple[Intervention, ...]`): as they were asked for.
-        agreement (`dict[str, Estimate]`): by set, how often both predict the same; language models have none.
+        agreement (`dict[str, IntervalEstimate]`): by set, how often both predict the same; language models have none.
         similar (`bool`, *optional*): `True`: the same answer to every intervention, all decided; `False`: at least one
             to which both answers are decided and differ; `None`: undecided.
         connected (`bool`, *optional*): `True`: on every set; `False`: there is one on which they are not; `None`:
@@ -104,7 +104,7 @@ class MechanismReport:
     start: str
     end: str
     interventions: tuple[Intervention, ...]
-    agreement: dict[str, Estimate]
+    agreement: dict[str, IntervalEstimate]
     similar: bool | None
     connected: bool | None
     not_connected_on: tuple[str, ...]
@@ -150,7 +150,7 @@ class MechanismReport:
             shares = [[name, *share.cells()] for name, share in self.agreement.items()]
             lines += ["Both ends predict the same:", *format_table([["set", "share", interval], *shares])]
         on = f" (on {', '.join(self.not_connected_on)})" if self.not_connected_on else ""
-        verdict = {True: "yes", False: "no" + on, None: "undecided"}[self.connected]
+        verdict = VERDICTS[self.connected] + (on if self.connected is False else "")
         lines += [
             f"connected: {verdict}; mechanisms: {_SIMILAR[self.similar]}",
             self.explanation,
@@ -260,11 +260,11 @@ def _checked_pairs(result: Any, pairs: Iterable[Sequence[str]] | None) -> list[t
 
 
 def _intervention(
-    result: Any, base: str, changed: str, margin: float, estimates: Mapping[Any, Estimate]
+    result: Any, base: str, changed: str, margin: float, estimates: Mapping[Any, IntervalEstimate]
 ) -> Intervention:
     paired = _same_rows(result, base, changed)
 
-    def change(*quantity: str) -> Estimate:
+    def change(*quantity: str) -> IntervalEstimate:
         if paired:
             return estimates[(base, changed, *quantity)]
         return _difference(estimates[(base, *quantity)], estimates[(changed, *quantity)])
@@ -282,7 +282,7 @@ def _intervention(
 
 
 def _same_rows(result: Any, base: str, changed: str) -> bool:
-    """Whether row i of both sets has the same labels, as far as those are known, and counts the same tokens."""
+    """Return `True` if row i of both sets has the same labels, as far as known, and counts the same tokens."""
     labels = [result.references[name] for name in (base, changed) if name in result.references]
     return np.array_equal(result.weights[base], result.weights[changed]) and (
         not labels or (len(labels) == 2 and np.array_equal(*labels))
@@ -299,7 +299,7 @@ def _same_answers(interventions: Sequence[Intervention]) -> bool | None:
 
 @dataclass(frozen=True, eq=False)
 class _Question:
-    """What is the weighted mean of (N,) values that lie within `bounds`?"""
+    """A weighted mean to estimate, of (N,) values that lie within `bounds`."""
 
     values: np.ndarray
     weights: np.ndarray
@@ -339,7 +339,7 @@ def _agreement(predictions: np.ndarray, weights: np.ndarray) -> _Question:
     return _Question(by_example, weights, _SHARE)
 
 
-def _answered(questions: Mapping[Any, _Question], statistics: Mapping[str, Any]) -> dict[Any, Estimate]:
+def _answered(questions: Mapping[Any, _Question], statistics: Mapping[str, Any]) -> dict[Any, IntervalEstimate]:
     """An estimate for each question; those of examples that weigh the same share the draws of the bootstrap."""
     alike: dict[bytes, list[Any]] = {}
     for key, question in questions.items():
@@ -352,9 +352,9 @@ def _answered(questions: Mapping[Any, _Question], statistics: Mapping[str, Any])
     return {key: found[key] for key in questions}
 
 
-def _estimates(questions: Sequence[_Question], statistics: Mapping[str, Any]) -> list[Estimate]:
+def _estimates(questions: Sequence[_Question], statistics: Mapping[str, Any]) -> list[IntervalEstimate]:
     """Weighted means of per-example values, each with an interval of its own; the example is what is resampled."""
-    values, weights = counted(np.stack([question.values for question in questions]), questions[0].weights)
+    values, weights = weighted_examples(np.stack([question.values for question in questions]), questions[0].weights)
     bounds = np.array([question.bounds for question in questions])
     # Misses are counted where hits are many: a few misses, or none, claim no certainty.
     shares = (bounds == _SHARE).all(axis=1)
@@ -364,11 +364,11 @@ def _estimates(questions: Sequence[_Question], statistics: Mapping[str, Any]) ->
     estimates = []
     for value, low, high, of_misses in zip(weighted_means(values, weights), *band, missed, strict=True):
         ordered = (1.0 - value, 1.0 - high, 1.0 - low) if of_misses else (value, low, high)
-        estimates.append(Estimate(float(ordered[0]), *map(finite_or_none, ordered[1:])))
+        estimates.append(IntervalEstimate(float(ordered[0]), *map(finite_or_none, ordered[1:])))
     return estimates
 
 
-def _difference(base: Estimate, changed: Estimate) -> Estimate:
+def _difference(base: IntervalEstimate, changed: IntervalEstimate) -> IntervalEstimate:
     """`changed` minus `base`, independent, from the interval of each (Zou and Donner, Statistics in Medicine 2008)."""
     value = changed.value - base.value
     low = high = None
@@ -376,4 +376,4 @@ def _difference(base: Estimate, changed: Estimate) -> Estimate:
         low = float(value - np.hypot(changed.value - changed.low, base.high - base.value))
     if changed.high is not None and base.low is not None:
         high = float(value + np.hypot(changed.high - changed.value, base.value - base.low))
-    return Estimate(value, low, high)
+    return IntervalEstimate(value, low, high)

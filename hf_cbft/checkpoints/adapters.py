@@ -86,7 +86,7 @@ def _check_kind(side: str, config: Mapping[str, Any]) -> list[Finding]:
 
 
 def _check_fit(side: str, adapter: Checkpoint, base: Checkpoint) -> list[Finding]:
-    """Whether B A has the shape of the weight that it is added to."""
+    """Return `True` if B A has the shape of the weight that it is added to."""
     factors: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, tensor in adapter.tensors.items():
         match = _FACTOR.search(name)

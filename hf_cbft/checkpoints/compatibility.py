@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether two checkpoints can be the ends of a path, told from their configurations and headers alone."""
+"""Compare two checkpoints as the ends of a path, from their configurations and headers alone."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,7 +19,7 @@ _ASK = "ask for --ignore_head (compare all but the heads), or for --head_from st
 
 @dataclass
 class Compatibility:
-    """What [`compare`] found.
+    """The result of [`compare`].
 
     Args:
         start (`str`): the start of the path.
@@ -53,7 +53,7 @@ class Compatibility:
 
     @property
     def compatible(self) -> bool:
-        """Whether nothing stands in the way of a path."""
+        """`True` if no finding stands in the way of a path."""
         return not self.at_level(BLOCKING)
 
     def at_level(self, level: str) -> list[Finding]:
@@ -97,7 +97,7 @@ def compare(
     trust_remote_code: bool = False,
     token: str | bool | None = None,
 ) -> Compatibility:
-    """Whether two checkpoints can be the ends of a path, and what differs, without reading any weights.
+    """Compare two checkpoints as the ends of a path: can they be, and what differs? No weights are read.
 
     Names alone are no reason against a path: Transformers renames some when it loads a checkpoint. Where the classes
     and sizes agree, weights under other names are taken for the same if their shapes are, each as often.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""What two configurations say of two models: class, sizes, everything that changes the function, and the labels."""
+"""Compare two configurations: class, sizes, everything that changes the function, and the labels."""
 
 import re
 from collections.abc import Iterable, Mapping

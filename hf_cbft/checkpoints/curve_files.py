@@ -3,17 +3,16 @@
 """The folder of a fitted curve: an ordinary checkpoint of its middle, and between which ends it runs."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from hf_cbft.checkpoints.loading import load_model, source_name
 from hf_cbft.files import whole_folder, write_json
 from hf_cbft.paths.fingerprint import fingerprint
-from hf_cbft.paths.geometry import LinearPath, QuadraticPath, Weights
+from hf_cbft.paths.geometry import LazyWeights, LinearPath, QuadraticPath, Weights
 from hf_cbft.paths.interpolation import at_point, named_weights
 
 CURVE_FILE = "curve.json"
@@ -73,7 +72,7 @@ def load_curve(
     for what, source in (("start", start), ("end", end)):
         weights = source if isinstance(source, Mapping) else named_weights(load_model(source))
         complete = middle.keys() <= set(weights)  # `in` would read lazy weights
-        if not complete or fingerprint(_Chosen(weights, middle)) != facts[what]["fingerprint"]:
+        if not complete or fingerprint(LazyWeights(middle, weights.__getitem__)) != facts[what]["fingerprint"]:
             given = "these weights" if isinstance(source, Mapping) else source_name(source)
             raise ValueError(
                 f"{folder} holds a curve whose {what} is {facts[what]['name'] or 'another model'}, and {given} has "
@@ -85,7 +84,7 @@ def load_curve(
 
 
 def read_curve_file(folder: str | Path) -> dict[str, Any]:
-    """What `curve.json` says: the names and fingerprints of the ends."""
+    """Read `curve.json`: the names and fingerprints of the ends."""
     file = Path(folder) / CURVE_FILE
     if not file.is_file():
         raise ValueError(f"{folder} has no {CURVE_FILE}, so it is no fitted curve: make one with hf-cbft curve.")
@@ -98,19 +97,3 @@ def read_curve_file(folder: str | Path) -> dict[str, Any]:
     if not known:
         raise ValueError(f"{file} is damaged or of another version of hf_cbft: fit the curve again.")
     return facts
-
-
-class _Chosen(Mapping[str, torch.Tensor]):
-    """Some of the weights of a mapping, read when they are asked for."""
-
-    def __init__(self, weights: Weights, names: Mapping[str, Any]) -> None:
-        self._weights, self._names = weights, names
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._weights[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an end point says of itself without its weights: configuration, and names, shapes and types of its tensors."""
+"""Read a checkpoint without its weights: configuration, and names, shapes and types of its tensors."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field

@@ -3,7 +3,7 @@
 """End points of a path: loaded from the Hub or a folder, or taken from memory; weights that stay on the disk."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from hf_cbft.architectures import class_name
 from hf_cbft.checkpoints.headers import split_adapter
 from hf_cbft.checkpoints.sources import CONFIG, is_folder, split_revision
+from hf_cbft.paths.geometry import LazyWeights
 from hf_cbft.paths.interpolation import named_weights
 
 
@@ -47,12 +48,12 @@ class LoadOptions:
             raise ValueError(f"dtype = {self.dtype!r} is none of torch's: give float32, bfloat16 or float16.")
 
     def for_config(self, revision: str | None) -> dict[str, Any]:
-        """What `from_pretrained` of a configuration takes."""
+        """The arguments of a configuration's `from_pretrained`."""
         options = {"trust_remote_code": self.trust_remote_code, "token": self.token, "revision": revision}
         return {name: value for name, value in options.items() if value is not None}
 
     def for_weights(self, revision: str | None) -> dict[str, Any]:
-        """What `from_pretrained` of a model takes."""
+        """The arguments of a model's `from_pretrained`."""
         options = {**self.for_config(revision), "dtype": self.dtype, "device_map": self.device_map}
         # With None, Transformers takes safetensors where they are, and else pickles, with weights_only=True.
         options["use_safetensors"] = None if self.allow_pickle else True
@@ -149,13 +150,13 @@ def _registered_class(config: Any, name: str) -> type[PreTrainedModel] | None:
 
 
 def source_name(source: str | Path | nn.Module) -> str:
-    """What a report calls an end point: its id or folder, else where the model was loaded from, else its class."""
+    """Name an end point for a report: its id or folder, else where the model was loaded from, else its class."""
     if isinstance(source, nn.Module):
         return getattr(source, "name_or_path", "") or class_name(source)
     return str(source)
 
 
-class StoredWeights(Mapping[str, torch.Tensor]):
+class StoredWeights(LazyWeights):
     """Weights by name that are read from their safetensors files when they are asked for.
 
     Nothing is kept: a tensor that was read is a view of the file, whose pages the system drops when it needs them.
@@ -174,23 +175,15 @@ class StoredWeights(Mapping[str, torch.Tensor]):
         dtypes: dict[str, torch.dtype],
         config: Any,
     ) -> None:
+        super().__init__(dtypes, self._stored)
         self._places, self._kept, self._dtypes, self.config = places, kept, dtypes, config
         self._files = {file: safe_open(file, framework="pt") for file, _ in places.values()}
 
-    def __getitem__(self, name: str) -> torch.Tensor:
+    def _stored(self, name: str) -> torch.Tensor:
         if name in self._kept:
             return self._kept[name]
         file, key = self._places[name]
         return self._files[file].get_tensor(key).to(self._dtypes[name])
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._dtypes  # the mapping's own would read the tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._dtypes)
-
-    def __len__(self) -> int:
-        return len(self._dtypes)
 
 
 def stored_weights(source: str | Path, options: LoadOptions) -> StoredWeights:
@@ -250,12 +243,12 @@ def found_file(source: str | Path, file: str, token: str | None = None) -> str |
 
 
 def names_adapter(source: str, options: LoadOptions) -> bool:
-    """Whether a name stands for an adapter on a base (`base+adapter`, or an adapter's folder or repository)."""
+    """Return `True` for the name of an adapter on a base (`base+adapter`, or an adapter's folder or repository)."""
     return split_adapter(source)[1] is not None or holds_only_an_adapter(source, options)
 
 
 def holds_only_an_adapter(source: str, options: LoadOptions) -> bool:
-    """Whether a folder or repository has the settings of an adapter and none of a model."""
+    """Return `True` if a folder or repository has the settings of an adapter and none of a model."""
     folder = Path(source)
     if folder.is_dir():
         return (folder / "adapter_config.json").exists() and not (folder / "config.json").exists()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""What turns texts and images into a model's inputs at two ends: the same files, or what differs in them."""
+"""Compare the tokenizers and processors of two ends: the same files, or what differs in them."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -54,7 +54,7 @@ def split_revision(source: str) -> tuple[str, str | None]:
 
 
 def is_folder(source: str) -> bool:
-    """Whether `source` is a folder here, rather than the id of a Hub repository (without its revision).
+    """Return `True` for a folder on this machine, `False` for the id of a Hub repository (without its revision).
 
     Raises:
         ValueError: it is neither.
@@ -230,7 +230,7 @@ class Repository:
         return self._ask(name, get)
 
     def etag(self, name: str) -> str | None:
-        """What tells one content of a file from another, without its content."""
+        """The hash of a file, without reading its content."""
         if name not in self._heads:
             self._heads[name] = self._ask(name, lambda: self._head(name))
         return self._heads[name][0]
@@ -254,7 +254,7 @@ class Repository:
         return hf_hub_url(self.repo_id, name, revision=self.revision, endpoint=self._api.endpoint)
 
     def _ask(self, what: str, request: Callable[[], T]) -> T:
-        """What the request gives; made again when the reason for a failure may pass.
+        """Make a request, and make it again when the reason for a failure may pass.
 
         Raises:
             ValueError: there is no such repository, revision or file, or it may not be read.
@@ -303,7 +303,7 @@ class Repository:
 
 
 def same_file(first: Folder | Repository, second: Folder | Repository, name: str) -> bool | None:
-    """Whether a small file that both have is the same; `None`: their hashes are of different kinds, so who knows."""
+    """Compare a small file that both have; `None` if their hashes are of different kinds."""
     if isinstance(first, Folder) and isinstance(second, Folder):
         return first.read(name) == second.read(name)
     if isinstance(first, Repository) and isinstance(second, Repository):

@@ -63,22 +63,22 @@ def compare_tensors(topic: str, ours: Tensors, theirs: Tensors, advice: str) -> 
 
 
 def is_head(name: str) -> bool:
-    """Whether a weight stands on top of the base model, told by its name."""
+    """Return `True` if a weight is part of the head, by its name."""
     return _HEAD.search(name) is not None
 
 
 def body(tensors: Tensors) -> Tensors:
-    """What the base model has."""
+    """The weights of the base model."""
     return {name: tensor for name, tensor in tensors.items() if not is_head(name)}
 
 
 def head(tensors: Tensors) -> Tensors:
-    """What stands on top of the base model."""
+    """The weights of the head, on top of the base model."""
     return {name: tensor for name, tensor in tensors.items() if is_head(name)}
 
 
 def compare_ties(first: Checkpoint, second: Checkpoint) -> tuple[list[Finding], Tensors, Tensors]:
-    """Whether both tie their output to their embeddings, and the tensors of both without copies of tied weights."""
+    """Compare how both tie their output to their embeddings; also give their tensors without copies of tied ones."""
     ours, theirs = ({n: t for n, t in model.tensors.items() if not _UNREAD.search(n)} for model in (first, second))
     if not all(_LANGUAGE_MODELS.search(str(model.config.get("architectures"))) for model in (first, second)):
         return [], ours, theirs

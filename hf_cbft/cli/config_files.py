@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options in a YAML file: read with the line of each mistake, and written such that they read back the same."""
 
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,7 +22,7 @@ _MAP, _NULL = (f"tag:yaml.org,2002:{kind}" for kind in ("map", "null"))
 
 @dataclass(frozen=True)
 class OptionType:
-    """What a file may give for an option.
+    """The values that a file may give for an option.
 
     Args:
         convert (`Callable`): from the text of one value to the value; a `ValueError` says what it takes instead.
@@ -36,6 +37,13 @@ class OptionType:
     single: bool = True
     many: bool = False
     mapping: bool = False
+
+    def from_flag(self, text: str) -> Any:
+        """The value of a flag, or the error by which argparse learns what is wrong with it."""
+        try:
+            return self.convert(text)
+        except ValueError:
+            raise ArgumentTypeError(f"takes {self.takes}, not {text!r}.") from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo trains and measures: its recipe, and the jobs of one seed, each of which leaves a whole folder."""
+"""The jobs of the demo: train and measure the models of one seed; each leaves a whole folder."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ CANDIDATES = "naive-large-candidates"
 
 
 @dataclass(frozen=True)
-class Job:
+class DemoJob:
     """One model of one seed, by the name of its folder."""
 
     seed: int
@@ -46,19 +46,19 @@ class Job:
         return self.name.startswith(CANDIDATES)
 
 
-def pretraining_job(recipe: Recipe, seed: int) -> Job:
-    return Job(seed, "pretrained", recipe.pretrain_lr)
+def pretraining_job(recipe: Recipe, seed: int) -> DemoJob:
+    return DemoJob(seed, "pretrained", recipe.pretrain_lr)
 
 
-def finetuning_jobs(recipe: Recipe, seed: int) -> list[Job]:
+def finetuning_jobs(recipe: Recipe, seed: int) -> list[DemoJob]:
     """Every model that starts from `pretrained`, the longest first."""
     cbft = {"invariance_coef": recipe.invariance_coef, "barrier_margin": recipe.barrier_margin}
     return [
-        Job(seed, "cbft-paper", recipe.cbft_lr, {**cbft, "barrier_stop_ratio": 1.0}),
-        Job(seed, "cbft", recipe.cbft_lr, cbft),
-        *(Job(seed, f"{CANDIDATES}/{rate:g}", rate) for rate in recipe.large_lrs),
-        Job(seed, "naive-medium", recipe.medium_lr),
-        Job(seed, "naive-small", recipe.small_lr),
+        DemoJob(seed, "cbft-paper", recipe.cbft_lr, {**cbft, "barrier_stop_ratio": 1.0}),
+        DemoJob(seed, "cbft", recipe.cbft_lr, cbft),
+        *(DemoJob(seed, f"{CANDIDATES}/{rate:g}", rate) for rate in recipe.large_lrs),
+        DemoJob(seed, "naive-medium", recipe.medium_lr),
+        DemoJob(seed, "naive-small", recipe.small_lr),
     ]
 
 
@@ -84,7 +84,7 @@ def write_data(folder: Path, recipe: Recipe, seed: int) -> None:
                 dataset.save_to_disk(written / name)
 
 
-def train(folder: Path, recipe: Recipe, job: Job, device: str) -> None:
+def train(folder: Path, recipe: Recipe, job: DemoJob, device: str) -> None:
     """Train one model of the seed folder and save it with its image processor and a record of how it was made."""
     target = folder / job.name
     if target.exists():

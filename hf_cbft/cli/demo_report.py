@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo shows of its results: the table, the sentences under it, the picture and the files."""
+"""Show the results of the demo: the table, the sentences under it, the picture and the files."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 
 from hf_cbft.connectivity.results import ConnectivityResult
 from hf_cbft.files import write_json, write_text
-from hf_cbft.tables import format_band, format_table
+from hf_cbft.tables import VERDICTS, format_band, format_table, markdown_table
 
 SETS = ("no_cue", "cue", "rand_cue", "rand_input")
 NAIVE = ("naive-small", "naive-medium", "naive-large")
@@ -26,7 +26,7 @@ _LEGEND = (
 )
 
 
-class Report:
+class DemoReport:
     """The results of all seeds, read from the folders that the jobs left.
 
     Args:
@@ -85,7 +85,7 @@ class Report:
         return difference.mean(), difference.mean() - margin, difference.mean() + margin
 
     def results(self) -> dict[str, Any]:
-        """What `results.json` holds. Accuracies are fractions, barriers nats."""
+        """The content of `results.json`. Accuracies are fractions, barriers nats."""
         seeds: dict[str, Any] = {}
         for seed in self.seeds:
             models: dict[str, Any] = {}
@@ -122,11 +122,11 @@ class Report:
                 continue
             band = format_band(*self.band(name), digits=2)
             mark = "*" if name in ("naive-small", "cbft") else " "
-            rows.append([name, *cells, f"{self.barrier(name):.2f}{mark}", band, _counted(self.verdicts(name))])
+            rows.append([name, *cells, f"{self.barrier(name):.2f}{mark}", band, _share_of_each(self.verdicts(name))])
         return rows
 
     def sentences(self) -> list[str]:
-        """What the table says, a sentence a line, with the figures as they came out."""
+        """The findings in the table, a sentence a line, with the figures as they came out."""
         rely = self.accuracy("pretrained", "rand_input")
         said = [
             f"pretrained {_reliance(rely)}: with only the cue left it is right {_percent(rely)} of the time (a guess: "
@@ -160,7 +160,7 @@ class Report:
         elif all(verdict is False for verdict in verdicts):
             path = "is not connected to pretrained"
         else:
-            path = f"is connected to pretrained: {_counted(verdicts)}"
+            path = f"is connected to pretrained: {_share_of_each(verdicts)}"
         clean, random_cue, only_cue = (self.accuracy(name, part) for part in ("no_cue", "rand_cue", "rand_input"))
         return (
             f"{name} {_reliance(only_cue, clean - random_cue)} (RI {_percent(only_cue)}, RC {_percent(random_cue)} "
@@ -178,15 +178,12 @@ class Report:
         """`results.json`, `paths.png` and `README.md` in the demo's folder."""
         write_json(self.folder / "results.json", self.results())
         self.draw(self.folder / "paths.png")
-        head, *rows = self.table()
-        table = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        table += ["| " + " | ".join(cell.strip().replace("*", r"\*") for cell in row) + " |" for row in rows]
         command = self.settings["arguments"]
         lines = [
             f"# hf-cbft demo: {command['model']}, seeds {' '.join(map(str, self.seeds))}",
             "",
             *(["**Made with --quick: the figures mean nothing.**", ""] if command["quick"] else []),
-            *table,
+            markdown_table(self.table()),
             "",
             _LEGEND.replace("*", r"\*"),
             "",
@@ -248,10 +245,7 @@ def _reliance(only_cue: float, lost_to_random_cue: float = 0.0) -> str:
     return "ignores the cue" if lost_to_random_cue <= _THROWN else "no longer follows the cue but is thrown off by it"
 
 
-def _counted(verdicts: list[bool | None]) -> str:
-    words = {True: "yes", False: "no", None: "undecided"}
-    counts = {word: sum(words[verdict] == word for verdict in verdicts) for word in words.values()}
-    said = [
-        f"{word} {count}/{len(verdicts)}" if count < len(verdicts) else word for word, count in counts.items() if count
-    ]
-    return ", ".join(said)
+def _share_of_each(verdicts: list[bool | None]) -> str:
+    counts = {word: verdicts.count(verdict) for verdict, word in VERDICTS.items()}
+    total = len(verdicts)
+    return ", ".join(f"{word} {count}/{total}" if count < total else word for word, count in counts.items() if count)

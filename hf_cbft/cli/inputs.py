@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""What commands have in common: data, how checkpoints are loaded, seeds and devices."""
+"""Options and steps that commands share: data, how checkpoints are loaded, seeds and devices."""
 
 import os
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ class MeasureArguments:
     resume: bool = field(default=False, metadata={"help": "Go on where an interrupted run in output_dir stopped."})
 
     def evaluation_options(self) -> dict[str, Any]:
-        """What `evaluate` of an evaluator takes, but for the path."""
+        """The arguments of an evaluator's `evaluate`, but for the path."""
         names = ("baseline", "tolerance", "error_tolerance", "confidence", "num_resamples", "seed")
         return {
             **{name: getattr(self, name) for name in names},
@@ -111,7 +111,7 @@ class LoadArguments(WeightArguments):
 
 
 def evaluator_options(source: str, arguments: Any) -> dict[str, Any]:
-    """What an evaluator takes beside its checkpoints; `source` is the one that the processing class lies beside."""
+    """The arguments of an evaluator beside its checkpoints; the processing class is read from `source`."""
     return {
         "processing_class": processing_class(source, arguments),
         "batch_size": arguments.batch_size,
@@ -195,10 +195,10 @@ def read_sets(arguments: DataArguments, model: Any) -> tuple[dict[str, Any], str
     return sets, "\n".join(f"{name}: {len(sets[name])} rows, {taken}" for name, taken in columns.items())
 
 
-def read_one_set(source: str, arguments: ColumnArguments, model: Any) -> tuple[dict[str, Any], str]:
-    """The one data set of a command that has an option of its own for it, as [`read_sets`] gives it."""
+def read_sources(sources: Sequence[str], arguments: ColumnArguments, model: Any) -> tuple[dict[str, Any], str]:
+    """The data sets of other options than `--dataset`, as [`read_sets`] gives them."""
     columns = {option.name: getattr(arguments, option.name) for option in fields(ColumnArguments)}
-    return read_sets(DataArguments(dataset=[source], **columns), model)
+    return read_sets(DataArguments(dataset=list(sources), **columns), model)
 
 
 def calibration_set(arguments: DataArguments) -> Any:

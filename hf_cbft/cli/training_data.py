@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_cbft.cli.inputs import DataArguments, read_sets
+from hf_cbft.cli.inputs import read_sources
 
 # Each row's image is decoded once before training, at most so many of a set, evenly spaced.
 _ROWS_READ = 10_000
@@ -43,12 +43,10 @@ def read_training_sets(arguments: Any, model: Any) -> tuple[dict[str, Any], dict
         OSError: a file or folder that is not there, or a Hub that is out of reach.
     """
     training = [f"{name}={getattr(arguments, name)}" for name in ("train_dataset", "cue_dataset")]
-    names = ("config_name", "input_column", "label_column", "label_map")
-    options = {name: getattr(arguments, name) for name in names}
-    streams, description = read_sets(DataArguments(dataset=training, **options), model)
+    streams, description = read_sources(training, arguments, model)
     if not arguments.eval_dataset:
         return streams, {}, description
-    sets, more = read_sets(DataArguments(dataset=list(arguments.eval_dataset), **options), model)
+    sets, more = read_sources(arguments.eval_dataset, arguments, model)
     return streams, sets, f"{description}\n{more}"
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""What `hf-cbft train` measures before and after training, as a table and as `results.json`."""
+"""Measure before and after `hf-cbft train`, and show it as a table and as `results.json`."""
 
 import math
 import platform
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from hf_cbft import __version__
 from hf_cbft.data.completions import IGNORED
 from hf_cbft.files import write_json
-from hf_cbft.tables import format_table
+from hf_cbft.tables import format_number, format_table
 from hf_cbft.tasks.task import Task
 from hf_cbft.training.exact_resume import get_random_states, set_random_states
 from hf_cbft.training.run_state import run_settings
@@ -91,7 +91,7 @@ def summary(rows: Mapping[str, int], before: Mapping[str, Any], after: Mapping[s
     lines = [titles]
     for name, count in rows.items():
         values = [when.get(metric, {}).get(name) for metric in metrics for when in (before, after)]
-        lines.append([name, str(count), *("-" if value is None else f"{value:.3f}" for value in values)])
+        lines.append([name, str(count), *map(format_number, values)])
     of_tokens = " Accuracy is the share of the completions' tokens." if "perplexity" in after else ""
     return "\n".join([*format_table(lines), f"Loss in nats.{of_tokens}"])
 

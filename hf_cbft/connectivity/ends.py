@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What joins two ends: one live model, and how it is put at any point between them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import copy, deepcopy
 from dataclasses import replace
@@ -16,7 +16,7 @@ from hf_cbft.architectures import has_adapter
 from hf_cbft.checkpoints.curve_files import CURVE_FILE, load_curve
 from hf_cbft.checkpoints.loading import LoadOptions, source_name, stored_weights
 from hf_cbft.paths.fingerprint import fingerprint
-from hf_cbft.paths.geometry import LinearPath, PolylinePath, QuadraticPath, Weights
+from hf_cbft.paths.geometry import LazyWeights, LinearPath, PolylinePath, QuadraticPath, Weights
 from hf_cbft.paths.interpolation import check_same_weights, local, moving, named_weights, sharded_like
 
 Source = str | Path | nn.Module
@@ -85,7 +85,7 @@ class WeightEnds:
         live = {name: local(tensor.detach()) for name, tensor in named_weights(self.model).items()}
         anchors = [live if anchor is None else anchor for anchor in self._path.anchors]
         # By the names of the live model, so that a weight that is tied in one of them does not count twice.
-        return {str(index): fingerprint(Replaced(anchor, {}, live)) for index, anchor in enumerate(anchors)}
+        return {str(index): fingerprint(LazyWeights(live, anchor.__getitem__)) for index, anchor in enumerate(anchors)}
 
     def _weights_of(self, source: Source) -> Weights:
         if isinstance(source, nn.Module):
@@ -178,25 +178,6 @@ class OneHeadEnds:
 
     def fingerprints(self) -> dict[str, str]:
         return self.ends.fingerprints()
-
-
-class Replaced(Mapping[str, torch.Tensor]):
-    """Weights of which some are others."""
-
-    def __init__(self, weights: Weights, others: Weights, names: Iterable[str]) -> None:
-        self._weights, self._others, self._names = weights, others, list(names)
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._others[name] if name in self._others else self._weights[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._others or name in self._weights
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def _given(weights: Weights | None) -> Weights:

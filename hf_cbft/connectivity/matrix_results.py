@@ -15,7 +15,7 @@ from scipy.spatial.distance import squareform
 from hf_cbft.analysis.barriers import Barrier
 from hf_cbft.connectivity.results import ConnectivityResult
 from hf_cbft.files import read_measured, whole_folder, write_json
-from hf_cbft.tables import format_band, format_table
+from hf_cbft.tables import format_band, format_list, format_table
 
 _SCHEMA_VERSION = 1
 # Behind a height in the table: connected, not connected, undecided.
@@ -232,7 +232,7 @@ class MatrixResult:
         worst = max(combinations(members, 2), key=lambda pair: self.barrier(*pair).height)
         where = "" if len(members) == 2 else f" between {worst[0]} and {worst[1]}"
         return (
-            f"Cluster {number}: {_listed(members)}; every pair is connected, with a barrier of at most "
+            f"Cluster {number}: {format_list(members)}; every pair is connected, with a barrier of at most "
             f"{self.barrier(*worst).height:.3f}{where}."
         )
 
@@ -254,7 +254,3 @@ class MatrixResult:
         if undecided:
             lines.append(f"Undecided: {'; '.join(undecided)}. More examples would tell.")
         return lines
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,13 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics by name as local `evaluate` modules (no download), and any `evaluate` module or function beside them."""
+"""Metrics by name (no download), and any `evaluate` module or function beside them."""
 
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import datasets
 import evaluate
 import numpy as np
 
@@ -35,104 +34,8 @@ class Outcome:
 
 Metric = Callable[[Outcome], float]
 
-_CLASSES = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-_F1_AVERAGES = ("macro", "micro", "weighted")
-
-
-class Accuracy(evaluate.Metric):
-    """Fraction of the predictions that equal their reference.
-
-    Example:
-
-    ```python
-    >>> from hf_cbft.connectivity.metrics import Accuracy
-    >>> Accuracy().compute(predictions=[0, 1, 1, 2], references=[0, 1, 2, 2])
-    {'accuracy': 0.75}
-
-    ```
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return _module_info(self, "predictions and references: one class a row.", _CLASSES)
-
-    def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-        return {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
-
-
-class WorstGroupAccuracy(evaluate.Metric):
-    """The lowest accuracy of a group.
-
-    Example:
-
-    ```python
-    >>> from hf_cbft.connectivity.metrics import WorstGroupAccuracy
-    >>> groups = ["land", "land", "water", "water"]
-    >>> WorstGroupAccuracy().compute(predictions=[0, 1, 1, 2], references=[0, 1, 2, 2], groups=groups)
-    {'worst_group_accuracy': 0.5}
-
-    ```
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        inputs = "predictions and references: one class a row; groups: the name of each row's group."
-        return _module_info(self, inputs, {**_CLASSES, "groups": datasets.Value("string")})
-
-    def _compute(
-        self, predictions: Sequence[int], references: Sequence[int], groups: Sequence[str]
-    ) -> dict[str, float]:
-        correct = (np.asarray(predictions) == np.asarray(references)).astype(np.float64)
-        return {"worst_group_accuracy": _lowest_mean(correct, np.ones_like(correct), np.asarray(groups))}
-
-
-class Perplexity(evaluate.Metric):
-    """exp of the mean loss of a token: exp(sum_i w_i l_i / sum_i w_i), where example i counts w_i tokens.
-
-    Example:
-
-    ```python
-    >>> from hf_cbft.connectivity.metrics import Perplexity
-    >>> Perplexity().compute(losses=[0.0, 2.0], weights=[3, 1])  # mean loss 0.5
-    {'perplexity': 1.6487212707001282}
-
-    ```
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        inputs = "losses: the mean loss over the tokens of an example, in nats; weights: how many tokens those are."
-        return _module_info(self, inputs, {"losses": datasets.Value("float64"), "weights": datasets.Value("float64")})
-
-    def _compute(self, losses: Sequence[float], weights: Sequence[float]) -> dict[str, float]:
-        return {"perplexity": _exp(_weighted_mean(np.asarray(losses), np.asarray(weights)))}
-
-
-class F1(evaluate.Metric):
-    """F1 of the classes, 2 TP / (2 TP + FP + FN), averaged as in scikit-learn's `f1_score`.
-
-    The classes are those that the predictions or the references hold. `average` is an argument of `compute`:
-    `"macro"`, the default, is the mean over the classes; `"weighted"` weighs each by its references; `"micro"` counts
-    all classes as one, which is the accuracy where each row has one class.
-
-    Example:
-
-    ```python
-    >>> from hf_cbft.connectivity.metrics import F1
-    >>> F1().compute(predictions=[0, 1, 1, 1], references=[0, 1, 0, 1])
-    {'f1': 0.7333333333333334}
-
-    ```
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return _module_info(self, "predictions and references: one class a row.", _CLASSES)
-
-    def _compute(
-        self, predictions: Sequence[int], references: Sequence[int], average: str = "macro"
-    ) -> dict[str, float]:
-        return {"f1": _f1(np.asarray(predictions), np.asarray(references), average)}
-
-
-# What these metrics are of one point. `accuracy` and `worst_group_accuracy` need no predictions: they hold for the
-# tokens of a language model too.
+# Built-in metrics, as functions of one point. `accuracy` and `worst_group_accuracy` need no predictions: they hold for
+# the tokens of a language model too.
 _BY_NAME: dict[str, Metric] = {
     "accuracy": lambda outcome: _weighted_mean(outcome.correct, outcome.weights),
     "worst_group_accuracy": lambda outcome: _lowest_mean(
@@ -151,7 +54,7 @@ def resolve_metrics(metrics: Sequence[Any]) -> dict[str, Metric]:
     - `"accuracy"`: the fraction of the counted rows or tokens that are predicted right
     - `"worst_group_accuracy"`: the lowest accuracy of a group
     - `"perplexity"`: exp of the mean loss
-    - `"f1"`: the mean F1 of the classes, see [`F1`]
+    - `"f1"`: F1 of a class, 2 TP / (2 TP + FP + FN), as the mean over the classes that occur
 
     Args:
         metrics (`Sequence`): names, `evaluate` modules, or functions of (predictions, references) that give a number;
@@ -212,7 +115,7 @@ def _of_module(module: evaluate.EvaluationModule) -> Metric:
 
     def compute(outcome: Outcome) -> float:
         inputs = {name: _given(outcome, name, module.name) for name in features}
-        return _number(_run(module.name, module.compute, **inputs), module.name)
+        return _as_number(_run(module.name, module.compute, **inputs), module.name)
 
     return compute
 
@@ -220,7 +123,7 @@ def _of_module(module: evaluate.EvaluationModule) -> Metric:
 def _of_function(function: Callable[..., Any], name: str) -> Metric:
     def compute(outcome: Outcome) -> float:
         classes = [_given(outcome, field, name) for field in ("predictions", "references")]
-        return _number(_run(name, function, *classes), name)
+        return _as_number(_run(name, function, *classes), name)
 
     return compute
 
@@ -244,7 +147,7 @@ def _run(name: str, function: Callable[..., Any], *arguments: Any, **inputs: Any
         raise ValueError(f"The metric {name!r} failed: {type(error).__name__}: {error}") from error
 
 
-def _number(value: Any, name: str) -> float:
+def _as_number(value: Any, name: str) -> float:
     """The one number in what a metric returned."""
     found = value
     if isinstance(value, Mapping):
@@ -270,15 +173,6 @@ def _described(value: Any) -> str:
     return f"{text if len(text) <= 40 else text[:37] + '...'} (a {type(value).__name__})"
 
 
-def _module_info(module: evaluate.Metric, inputs: str, features: dict[str, Any]) -> evaluate.MetricInfo:
-    return evaluate.MetricInfo(
-        description=(type(module).__doc__ or "").split("\n")[0],
-        citation="",
-        inputs_description=inputs,
-        features=datasets.Features(features),
-    )
-
-
 def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
     """NaN where nothing is counted; an example without a counted token has no loss of its own, and is left out."""
     counted = weights > 0
@@ -299,16 +193,12 @@ def _exp(loss: float) -> float:
         return float(np.exp(loss))
 
 
-def _f1(predictions: np.ndarray, references: np.ndarray, average: str = "macro") -> float:
-    if average not in _F1_AVERAGES:
-        raise ValueError(f"average = {average!r}: F1 is averaged as {', '.join(_F1_AVERAGES)}.")
-    if average == "micro":
-        return float(np.mean(predictions == references))
+def _f1(predictions: np.ndarray, references: np.ndarray) -> float:
+    """The mean over the classes that either side holds, as in scikit-learn's `f1_score(average="macro")`."""
     classes = np.union1d(predictions, references)
     right = predictions[predictions == references]
     hits, guesses, support = (
         np.array([np.count_nonzero(values == value) for value in classes])
         for values in (right, predictions, references)
     )
-    scores = 2 * hits / (guesses + support)
-    return float(np.average(scores, weights=support if average == "weighted" else None))
+    return float(np.mean(2 * hits / (guesses + support)))

@@ -24,7 +24,8 @@ from hf_cbft.checkpoints.loading import (
     stored_weights,
 )
 from hf_cbft.checkpoints.tensors import is_head
-from hf_cbft.connectivity.ends import AdapterEnds, Ends, OneHeadEnds, Replaced, Source, WeightEnds
+from hf_cbft.connectivity.ends import AdapterEnds, Ends, OneHeadEnds, Source, WeightEnds
+from hf_cbft.paths.geometry import LazyWeights
 from hf_cbft.paths.interpolation import named_weights
 
 
@@ -70,7 +71,8 @@ def _ends_with_one_head(start: Source, end: Source, head_from: str, options: Loa
     if not own:
         raise ValueError(f"{source_name(source)} has no head that is known by its name: give ends with equal heads.")
     body = [name for name in weights if not is_head(name)]
-    return OneHeadEnds(WeightEnds(model, Replaced(weights, own, [*body, *own]), options), flipped)
+    one_head = LazyWeights([*body, *own], lambda name: own[name] if name in own else weights[name])
+    return OneHeadEnds(WeightEnds(model, one_head, options), flipped)
 
 
 def check_labels(model: nn.Module, config: Any, where: str = "At the ends") -> None:

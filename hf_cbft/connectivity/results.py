@@ -12,11 +12,10 @@ from safetensors.numpy import load_file, save_file
 
 from hf_cbft.analysis.barriers import BASELINES, Barrier, compute_barrier, group_barriers
 from hf_cbft.files import read_measured, whole_file, whole_folder, write_json
-from hf_cbft.tables import format_band, format_table
+from hf_cbft.tables import VERDICTS, format_band, format_table
 
 _SCHEMA_VERSION = 2
 _READABLE_VERSIONS = (1, 2)
-_VERDICTS = {True: "yes", False: "no", None: "undecided"}
 # Arrays of a result that are kept beside its JSON, by set. Those that a set may lack come last.
 _ARRAYS = ("example_losses", "example_correct", "weights", "predictions", "references", "groups")
 # Metrics of which less is better; of all others, more.
@@ -224,7 +223,7 @@ class ConnectivityResult:
                 for group, barrier in by_group.items():
                     cells = [f"{barrier.height:.3f}", format_band(barrier.low, barrier.high, digits=3)]
                     number = str(int((self.groups[name] == group).sum()))
-                    rows.append([name, group, number, *cells, _VERDICTS[barrier.connected]])
+                    rows.append([name, group, number, *cells, VERDICTS[barrier.connected]])
             lines += format_table(rows)
         if len(self.losses) > 1 or self.group_barriers:
             lines.append(f"Each {self._band_title()} holds for its own row, not for all rows together.")
@@ -240,7 +239,7 @@ class ConnectivityResult:
             band = format_band(barrier.low, barrier.high, digits=3)
             rows.append(
                 [name, str(self.weights[name].size), *cells, f"{barrier.height:.3f}", f"{barrier.alpha:.2f}", band]
-                + [_VERDICTS[barrier.connected]]
+                + [VERDICTS[barrier.connected]]
             )
         return rows
 

@@ -15,6 +15,7 @@ from huggingface_hub import ModelCardData
 from hf_cbft.checkpoints.sources import split_revision
 from hf_cbft.connectivity.matrix_results import MatrixResult
 from hf_cbft.paths.geometry import Weights
+from hf_cbft.tables import format_number, markdown_table
 
 SOUP_FILE = "soup.json"
 
@@ -97,11 +98,11 @@ def soup_card(soup: Soup, sources: Sequence[str], result: MatrixResult) -> str:
         f"({100 * highest.confidence:g} % band up to {high}; up to {highest.tolerance:g} counts as connected). "
         "Running statistics of BatchNorm, where there are any, were estimated anew if calibration data was given.",
     ]
-    if soup.losses:
-        lines += ["\n| set | loss of the soup | lowest of its members | highest |", "|---|---|---|---|"]
     rows = [result.names.index(member) for member in soup.members]
+    table = [["set", "loss of the soup", "lowest of its members", "highest"]]
     for name, loss in soup.losses.items():
         own = result.losses[name][rows] if name in result.losses else None
-        members = "- | -" if own is None else f"{own.min():.3f} | {own.max():.3f}"
-        lines.append(f"| {name} | {loss:.3f} | {members} |")
+        table.append([name, *map(format_number, [loss, *([None, None] if own is None else [own.min(), own.max()])])])
+    if soup.losses:
+        lines.append(f"\n{markdown_table(table)}")
     return "\n".join([*lines, ""])

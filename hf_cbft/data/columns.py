@@ -142,7 +142,7 @@ def completion_classes(dataset: Any, name: str) -> np.ndarray | None:
 
 
 def is_class(value: Any) -> bool:
-    """Whether a value of a label column is a class: a whole number, no list of them and no truth value."""
+    """Return `True` if a value of a label column is a class: a whole number, no list of them and no truth value."""
     array = np.asarray(value)
     return array.ndim == 0 and np.issubdtype(array.dtype, np.integer)
 
@@ -175,14 +175,14 @@ def _classes_in(column: str, dataset: Any, name: str, num_classes: int | None = 
 
 
 def _holds_lists(dataset: Any, column: str) -> bool:
-    """Whether a label column holds token labels; told by the features, or else by the first row."""
+    """Return `True` if a label column holds token labels, by the features or else the first row."""
     if hasattr(dataset, "features"):
         return is_list(dataset.features[column])
     return np.ndim(dataset[0][column]) > 0
 
 
 def _holds_integers(dataset: Any, column: str) -> bool:
-    """Whether a label column holds whole numbers; told as above, without decoding an image beside it."""
+    """Return `True` if a label column holds whole numbers, found as above, without decoding an image beside it."""
     if hasattr(dataset, "features"):
         feature = dataset.features[column]
         return isinstance(feature, ClassLabel) or "int" in getattr(feature, "dtype", "")
@@ -234,7 +234,7 @@ def group_values(dataset: Any, column: str, name: str) -> np.ndarray:
 
 
 def unreadable_row(dataset: Any, name: str, rows: Iterable[int] | None = None) -> ValueError | None:
-    """What to raise when a batch could not be made: which row's image or sound is to blame; `None` if none is.
+    """Make the error for a batch that could not be made: it names the row whose image or sound cannot be read, if one.
 
     It decodes one row after the other, without running a transform.
 
@@ -278,15 +278,15 @@ def _unreadable(dataset: Any, column: str, row: int) -> str | None:
 
 
 def is_text(feature: Any) -> bool:
-    """Whether a column with this feature holds strings."""
+    """Return `True` if a column with this feature holds strings."""
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
 
 
 def is_list(feature: Any) -> bool:
-    """Whether a column of labels holds several a row, as those of tokens."""
+    """Return `True` if a column of labels holds several a row, as those of tokens."""
     return not isinstance(feature, ClassLabel | Value)
 
 
 def name_inside(name: str) -> str:
-    """What the errors call a data set, within a sentence."""
+    """Name a data set within a sentence of an error."""
     return name[0].lower() + name[1:] if name.startswith("The ") else name

@@ -33,7 +33,7 @@ class Cue(Protocol):
 
 
 class ClassCue:
-    """What the cues that come with the library share: value k goes with class k."""
+    """Base of the cues that come with the library: value k goes with class k."""
 
     mark = "value"  # what the errors call it
 

@@ -190,7 +190,7 @@ class InputCollator:
 
 
 def _has_token_labels(rows: list[Any]) -> bool:
-    """Whether the rows have a label for each token; several labels a row may also be those of many classes."""
+    """Return `True` if rows have a label for each token; several labels a row may also be those of many classes."""
     if not {"input_ids", "labels"} <= rows[0].keys():
         return False
     labels = np.asarray(rows[0]["labels"])

@@ -93,7 +93,7 @@ def read_label_map(label_map: str | Path | Mapping[str, Any] | None) -> dict[str
 def matched(
     dataset: Dataset, column: str, id2label: Mapping[Any, str], label_map: Mapping[str, Any], name: str
 ) -> tuple[Dataset, str]:
-    """What [`match_labels`] gives, and in a few words how the labels were matched."""
+    """The result of [`match_labels`], and in a few words how the labels were matched."""
     classes = {int(index): str(label) for index, label in id2label.items()}
     chosen = {key: _chosen_class(key, value, classes) for key, value in label_map.items()}
     feature = _of_one_label(dataset.features[column])
@@ -161,8 +161,8 @@ def _ids_of(
     unknown = [label for label in rest if label not in found]
     if unknown:
         raise ValueError(
-            f"{name} has the classes {_listed(own)} and the model has {_listed(list(classes.values()))}: no class of "
-            f"the model is {_listed(unknown)}. Give --label_map FILE.json, a JSON object from these names to the "
+            f"{name} has the classes {_shown(own)} and the model has {_shown(list(classes.values()))}: no class of "
+            f"the model is {_shown(unknown)}. Give --label_map FILE.json, a JSON object from these names to the "
             "model's names or ids."
         )
     return {**ids, **found}, how + (" and the label map" if ids else "")
@@ -191,7 +191,7 @@ def _chosen_class(key: str, value: Any, classes: Mapping[int, str]) -> int:
     if len(found) != 1 or isinstance(value, bool):
         raise ValueError(
             f"The label map sends {key!r} to {value!r}, and the classes of the model are "
-            f"{_listed([f'{label} ({index})' for index, label in classes.items()])}: give one of these names or ids."
+            f"{_shown([f'{label} ({index})' for index, label in classes.items()])}: give one of these names or ids."
         )
     return found[0]
 
@@ -228,6 +228,6 @@ def _feature(dataset: Dataset, column: str, classes: Mapping[int, str]) -> Any:
     return Value("int64") if plain else ClassLabel(names=names)
 
 
-def _listed(names: Sequence[str]) -> str:
+def _shown(names: Sequence[str]) -> str:
     more = f", ... ({len(names)} in all)" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more

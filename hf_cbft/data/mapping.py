@@ -246,7 +246,7 @@ def _holds_words(feature: Any) -> bool:
 
 
 def _is_file(column: str, feature: Any, kind: str) -> bool:
-    """Whether a column holds images (or sounds), perhaps as paths or bytes that were stored without saying so."""
+    """Return `True` for a column of images (or sounds), also as paths or bytes that were stored without saying so."""
     if isinstance(feature, {"image": Image, "audio": Audio}[kind]):
         return True
     stored = is_text(feature) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})

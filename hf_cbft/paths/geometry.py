@@ -4,12 +4,40 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from hf_cbft.tables import format_list
+
 Weights = Mapping[str, torch.Tensor]
+
+
+class LazyWeights(Mapping[str, torch.Tensor]):
+    """Weights by name, each read when it is asked for: a model that is never held as a whole.
+
+    Args:
+        names (`Iterable[str]`): of the weights, in their order.
+        read (`Callable[[str], torch.Tensor]`): from the name of a weight to its tensor.
+    """
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], torch.Tensor]) -> None:
+        self._names, self._read = dict.fromkeys(names), read
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # the mapping's own would read the tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def check_alpha(alpha: float) -> float:
@@ -175,8 +203,8 @@ def _check_one_live(names: Sequence[str], anchors: Sequence[Weights | None]) -> 
     live = [name for name, anchor in zip(names, anchors, strict=True) if anchor is None]
     if len(live) > 1:
         raise ValueError(
-            f"{', '.join(live[:-1])} and {live[-1]} are None (the live model), and only one anchor can be: give the "
-            "weights of the others."
+            f"{format_list(live)} are None (the live model), and only one anchor can be: give the weights of the "
+            "others."
         )
 
 

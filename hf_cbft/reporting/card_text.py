@@ -16,7 +16,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from hf_cbft import __version__
-from hf_cbft.tables import format_band
+from hf_cbft.tables import VERDICTS, escape_markdown, format_band, format_number, markdown_table, one_line
 
 # By metric and set, as in results.json. Accuracies are fractions.
 Measured = Mapping[str, Mapping[str, float]]
@@ -31,7 +31,6 @@ SETS = {
 METRICS = ("accuracy", "perplexity")
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 _LICENSE_FIELDS = ("license", "license_name", "license_link")
-_VERDICTS = {True: "yes", False: "no", None: "undecided"}
 _LIBRARIES = ("transformers", "torch", "datasets", "huggingface_hub")
 
 
@@ -168,7 +167,7 @@ def _sets_section(before: Measured, after: Measured) -> str:
         return ""
     names = [name for name in SETS if name in names] + [name for name in names if name not in SETS]
     titles = [title for metric in metrics for title in (f"{metric} before", "after")]
-    rows = [[name, SETS.get(name, ""), *(_number(by_set.get(name)) for by_set, _ in whens)] for name in names]
+    rows = [[name, SETS.get(name, ""), *(format_number(by_set.get(name)) for by_set, _ in whens)] for name in names]
     text = markdown_table([["set", "", *titles], *rows])
     text += "\n\nBefore and after fine-tuning; accuracies as fractions; -: not measured."
     if set(SETS) <= set(names):
@@ -183,8 +182,8 @@ def _path_section(path: Mapping[str, Any], picture: str | None) -> str:
     for name, barrier in path["barriers"].items():
         losses, accuracy = path["losses"][name], path["metrics"].get(name, {}).get("accuracy", [None])
         numbers = [losses[0], losses[-1], accuracy[0], accuracy[-1], barrier["height"]]
-        rows.append([name, path["num_examples"][name], *map(_number, numbers)])
-        rows[-1] += [format_band(barrier["low"], barrier["high"], digits=3), _VERDICTS[barrier["connected"]]]
+        rows.append([name, path["num_examples"][name], *map(format_number, numbers)])
+        rows[-1] += [format_band(barrier["low"], barrier["high"], digits=3), VERDICTS[barrier["connected"]]]
     parts = [
         f"Loss along the {escape_markdown(settings['path'])} path of {len(path['alphas'])} points from "
         f"{escape_markdown(settings['start'])} (alpha 0) to {escape_markdown(settings['end'])} (alpha 1).",
@@ -195,47 +194,6 @@ def _path_section(path: Mapping[str, Any], picture: str | None) -> str:
         f"{settings['tolerance']:g}.",
     ]
     return "\n\n".join(filter(None, parts))
-
-
-def _number(value: float | None) -> str:
-    # Adding 0 makes a plain zero of a negative one.
-    return "-" if value is None else f"{round(value, 3) + 0.0:.3f}"
-
-
-def one_line(text: Any) -> str:
-    """Without line breaks and control characters, at which a heading, a table or the metadata would end.
-
-    Example:
-
-    ```python
-    >>> from hf_cbft.reporting.card_text import one_line
-    >>> one_line("a\\n---\\nb")
-    'a --- b'
-
-    ```
-    """
-    return " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
-
-
-def escape_markdown(text: Any) -> str:
-    """One line in which no character means anything to Markdown, a table or HTML.
-
-    Example:
-
-    ```python
-    >>> from hf_cbft.reporting.card_text import escape_markdown
-    >>> print(escape_markdown("a|b <i>"))
-    a\\|b \\<i\\>
-
-    ```
-    """
-    return re.sub(r"([\\`*\[\]<>|#~$!&])|(?<!\w)(_)|(_)(?!\w)", lambda found: "\\" + found[0], one_line(text))
-
-
-def markdown_table(rows: Sequence[Sequence[Any]]) -> str:
-    """Lines of a Markdown table, its titles first; what is in the cells stays text."""
-    lines = ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def public_name(source: str) -> str:

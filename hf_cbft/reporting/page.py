@@ -23,7 +23,7 @@ from hf_cbft.analysis.mechanisms import ENDS
 from hf_cbft.files import write_text
 from hf_cbft.reporting.page_chart import DASHES, HEIGHT, MARKERS, WIDTH, looks, loss_bands, panel
 from hf_cbft.reporting.page_examples import examples
-from hf_cbft.tables import format_band
+from hf_cbft.tables import VERDICTS, format_band, format_list
 
 _VERSIONS = ("torch", "transformers", "datasets", "numpy")
 _LISTED = 6
@@ -68,7 +68,7 @@ def write_report(
     mechanisms: Any = None,
     command: str | None = None,
 ) -> None:
-    """What [`ConnectivityResult.report`] does."""
+    """Write the page to a file; see [`ConnectivityResult.report`]."""
     check_report_file(file)
     write_text(file, page(result, datasets, mechanisms, command))
 
@@ -137,18 +137,13 @@ def verdict(barriers: Mapping[str, Mapping[str, Any]], mechanisms: Any = None) -
         names = [name for name, barrier in barriers.items() if barrier["connected"] is answer]
         if names:
             everywhere = len(names) == len(barriers) and len(names) > 1
-            parts.append(f"{word} on {'every set' if everywhere else _listed(names)}")
+            shown = names if len(names) <= _LISTED else [*names[:_LISTED], f"{len(names) - _LISTED} more"]
+            parts.append(f"{word} on {'every set' if everywhere else format_list(shown)}")
     sentence = "; ".join(parts)
     if mechanisms is not None:
         similar = {True: "are similar", False: "are dissimilar", None: "are undecided"}[mechanisms.similar]
         sentence += f"; the mechanisms {similar}"
     return sentence[:1].upper() + sentence[1:] + "."
-
-
-def _listed(names: Sequence[str]) -> str:
-    if len(names) > _LISTED:
-        return f"{', '.join(names[:_LISTED])} and {len(names) - _LISTED} more"
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _policy(style: str, script: str) -> str:
@@ -199,7 +194,7 @@ def _for_script(data: Mapping[str, Any], panels: Sequence[Mapping[str, Any]], at
                 **{key: one[key] for key in ("title", "unit", "x")},
                 "sets": [
                     {key: _visible(drawn[key]) for key in keys if key in drawn}
-                    | {"text": [_number(value) for value in drawn["values"]]}
+                    | {"text": [_figure(value) for value in drawn["values"]]}
                     | {"band": _bands(drawn)}
                     for drawn in one["sets"]
                 ],
@@ -215,12 +210,12 @@ def _bands(drawn: Mapping[str, Any]) -> list[str]:
     return ["" if low is None and high is None else format_band(low, high, digits=3) for low, high in sides]
 
 
-def _number(value: float | None, digits: int = 3) -> str:
-    return "undefined" if value is None else f"{value:.{digits}f}"
+def _figure(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
 
 
 def _verdict_cell(connected: bool | None) -> dict[str, str]:
-    kind = {True: "yes", False: "no", None: "undecided"}[connected]
+    kind = VERDICTS[connected]
     return {"kind": kind, "sign": {"yes": "✓", "no": "✕", "undecided": "?"}[kind], "text": kind}
 
 
@@ -237,8 +232,8 @@ def _set_rows(data: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "marker": MARKERS[look[name]],
                 "dash": DASHES[look[name]],
                 "n": data["num_examples"][name],
-                "ends": [_number(values[end]) for values in ends for end in (0, -1)],
-                "barrier": _number(barrier["height"]),
+                "ends": [_figure(values[end]) for values in ends for end in (0, -1)],
+                "barrier": _figure(barrier["height"]),
                 "band": format_band(barrier["low"], barrier["high"], digits=3),
                 "alpha": f"{barrier['alpha']:.2f}",
                 "connected": _verdict_cell(barrier["connected"]),
@@ -257,7 +252,7 @@ def _measures(data: Mapping[str, Any]) -> list[dict[str, Any]]:
         if drop is not None:
             low, high = (None if drop[side] is None else 100 * drop[side] for side in ("low", "high"))
             cells = [f"{100 * drop['height']:.1f}", format_band(low, high, digits=1)]
-        rows.append({"name": name, "cells": [*map(_number, heights), *cells]})
+        rows.append({"name": name, "cells": [*map(_figure, heights), *cells]})
     return rows
 
 
@@ -267,7 +262,7 @@ def _group_rows(result: Any, data: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": name,
             "group": group,
             "n": int((result.groups[name] == group).sum()),
-            "barrier": _number(barrier["height"]),
+            "barrier": _figure(barrier["height"]),
             "band": format_band(barrier["low"], barrier["high"], digits=3),
             "connected": _verdict_cell(barrier["connected"]),
         }
@@ -287,7 +282,7 @@ def _points(data: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _by_alpha(data: Mapping[str, Any], values: Mapping[str, Sequence[float | None]]) -> list[dict[str, Any]]:
     return [
-        {"alpha": f"{alpha:.4g}", "cells": [_number(by_point[index]) for by_point in values.values()]}
+        {"alpha": f"{alpha:.4g}", "cells": [_figure(by_point[index]) for by_point in values.values()]}
         for index, alpha in enumerate(data["alphas"])
     ]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_cbft.analysis.barriers import baseline_losses, counted, mean_band, weighted_means
+from hf_cbft.analysis.barriers import baseline_losses, mean_band, weighted_examples, weighted_means
 from hf_cbft.reporting.plotting import SET_STYLES
 
 # In units of the SVG, which scales with the page.
@@ -34,7 +34,7 @@ def loss_bands(result: Any, name: str) -> tuple[list[float | None], list[float |
     the examples do not give is `None`, and so are both ends, which are the baseline's own.
     """
     settings = result.settings
-    losses, weights = counted(result.example_losses[name], result.weights[name])
+    losses, weights = weighted_examples(result.example_losses[name], result.weights[name])
     baseline = baseline_losses(result.alphas, losses, weights, settings["baseline"])
     options = {key: settings[key] for key in ("confidence", "num_resamples", "seed")}
     band = mean_band(losses[1:-1] - baseline, weights, guess_loss=settings.get("guess_loss", 0.0), **options)
@@ -62,7 +62,7 @@ def panel(
     """
     bands = bands or {}
     bounds = [bound for band in bands.values() for side in band for bound in side]
-    low, high, ticks = _axis([*(v for by in values.values() for v in by), *bounds])
+    low, high, ticks, digits = _axis([*(v for by in values.values() for v in by), *bounds])
 
     def x(alpha: float) -> float:
         return round(_LEFT + alpha * (WIDTH - _LEFT - _RIGHT), 2)
@@ -96,7 +96,7 @@ def panel(
         "x": xs,
         "sets": sets,
         "x_ticks": [{"at": x(tick), "label": f"{tick:g}"} for tick in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)],
-        "y_ticks": [{"at": y(tick), "label": _label(tick, ticks)} for tick in ticks],
+        "y_ticks": [{"at": y(tick), "label": _label(tick, digits)} for tick in ticks],
         "frame": {"left": _LEFT, "right": WIDTH - _RIGHT, "top": _TOP, "bottom": HEIGHT - _BOTTOM},
     }
 
@@ -143,23 +143,21 @@ def _area(
     return "".join("M" + "L".join(f"{at} {height}" for at, height in outline) + "Z" for outline in outlines)
 
 
-def _axis(values: Sequence[float | None]) -> tuple[float, float, list[float]]:
-    """From where to where an axis goes, 0 on it, and four to eight round ticks."""
+def _axis(values: Sequence[float | None]) -> tuple[float, float, list[float], int]:
+    """From where to where an axis goes, 0 on it, four to eight round ticks, and the digits that they need."""
     known = [value for value in values if value is not None]
     low, high = min(0.0, *known, 0.0), max(0.0, *known, 0.0)
     high = high if high > low else low + 1.0
     raw = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * size for size in (1, 2, 2.5, 5, 10) if power * size >= raw * (1 - 1e-9))
+    size = next(size for size in (1, 2, 2.5, 5, 10) if power * size >= raw * (1 - 1e-9))
+    step = power * size
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return first * step, last * step, [index * step for index in range(first, last + 1)]
+    digits = max(0, -math.floor(math.log10(step) + 1e-9) + (size == 2.5))
+    return first * step, last * step, [index * step for index in range(first, last + 1)], digits
 
 
-def _label(tick: float, ticks: Sequence[float]) -> str:
-    step = ticks[1] - ticks[0]
-    digits = max(
-        0, -math.floor(math.log10(step) + 1e-9) + (1 if f"{step:e}"[2] == "5" and f"{step:e}"[0] == "2" else 0)
-    )
+def _label(tick: float, digits: int) -> str:
     return f"{tick + 0.0:.{digits}f}" if digits < 5 and abs(tick) < 1e5 else f"{tick:.2g}"
 
 

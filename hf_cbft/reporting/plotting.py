@@ -158,7 +158,7 @@ def plot_training(
 
 
 def has_terms(log_history: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a log holds terms of L_CBFT, so that there is something to draw."""
+    """Return `True` if a log holds terms of L_CBFT, so that there is something to draw."""
     return any(name in entry for terms in _TERMS.values() for name in terms for entry in log_history)
 
 

@@ -12,7 +12,7 @@ from scipy.stats import beta
 
 from hf_cbft import compute_barrier
 from hf_cbft.analysis.barriers import mean_band
-from hf_cbft.analysis.mechanisms import ENDS, Estimate, Intervention, MechanismReport, explain, mechanisms
+from hf_cbft.analysis.mechanisms import ENDS, IntervalEstimate, Intervention, MechanismReport, explain, mechanisms
 
 SETTINGS = {"start": "pretrained", "end": "tuned", "confidence": 0.95, "num_resamples": 300, "seed": 0}
 
@@ -91,7 +91,7 @@ def test_changes_and_answers_by_hand():
 )
 def test_answer_follows_from_the_whole_interval(low, high, within):
     """An answer from the estimate alone, or from a bound that is not there."""
-    assert Estimate(0.0, low, high).within(0.1) is within
+    assert IntervalEstimate(0.0, low, high).within(0.1) is within
 
 
 def test_paired_interval_is_that_of_the_mean_difference():
@@ -104,7 +104,9 @@ def test_paired_interval_is_that_of_the_mean_difference():
     for end, (base, changed) in zip(ENDS, zip(losses["a"], losses["b"], strict=True), strict=True):
         zero = np.zeros(200)
         band = compute_barrier([0, 0.5, 1], [zero, changed - base, zero], num_resamples=300)
-        assert one.loss[end] == Estimate(pytest.approx(band.height), pytest.approx(band.low), pytest.approx(band.high))
+        assert one.loss[end] == IntervalEstimate(
+            pytest.approx(band.height), pytest.approx(band.low), pytest.approx(band.high)
+        )
     assert one.loss["start"].high - one.loss["start"].low < 0.04
 
 
@@ -311,11 +313,13 @@ def test_report_can_be_saved_and_read():
 
 def test_table_says_what_was_found():
     """Columns under their titles; the verdicts, the sentence and what no interval promises beside them."""
-    change = {"start": Estimate(-0.6, -0.65, -0.55), "end": Estimate(0.0, -0.02, 0.02)}
+    change = {"start": IntervalEstimate(-0.6, -0.65, -0.55), "end": IntervalEstimate(0.0, -0.02, 0.02)}
     one = Intervention(
-        "no_cue", "rand_cue", False, change, change, Estimate(0.6, 0.5, 0.7), {"start": False, "end": True}
+        "no_cue", "rand_cue", False, change, change, IntervalEstimate(0.6, 0.5, 0.7), {"start": False, "end": True}
     )
-    report = MechanismReport("A", "B", (one,), {"cue": Estimate(0.9, 0.8, None)}, False, False, ("cue",), 0.1, 0.9)
+    report = MechanismReport(
+        "A", "B", (one,), {"cue": IntervalEstimate(0.9, 0.8, None)}, False, False, ("cue",), 0.1, 0.9
+    )
     lines = str(report).splitlines()
     assert lines[0] == "What A (start) and B (end) rely on, by the change of the accuracy:"
     titles = re.split(" {2,}", lines[1])

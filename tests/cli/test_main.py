@@ -65,6 +65,8 @@ def run(monkeypatch):
     [
         (["a"], {"start": "a"}),
         (["a", "b", "c", "--number", "5"], {"start": "a", "rest": ["b", "c"], "number": 5}),
+        (["a", "--number", "5", "b"], {"start": "a", "rest": ["b"], "number": 5}),
+        (["--number", "5", "a", "b"], {"start": "a", "rest": ["b"], "number": 5}),
         (["--start", "a", "--data", "x", "y"], {"start": "a", "data": ["x", "y"]}),
         (["--deep", "a", "b"], {"deep": True, "start": "a", "rest": ["b"]}),
         (["--deep", "false", "--start", "a"], {"start": "a"}),

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the families are composed of: attention, MLPs, norms and heads, each for every layer `{i}`."""
+"""The building blocks of the families: attention, MLPs, norms and heads, each for every layer `{i}`."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def attention(*names: str) -> dict[str, str]:
 
 
 def grouped_rotary_attention(*names: str) -> dict[str, str]:
-    """The same."""
+    """Grouped-query attention with rotary embeddings."""
     query, key, value, output = names
     return {
         query: "residual -> groups.{i} heads.{i} *",

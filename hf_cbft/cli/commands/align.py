@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hf_cbft.cli.inputs import ColumnArguments, LoadArguments, is_main_process, processing_class, read_one_set
+from hf_cbft.cli.inputs import (
+    ColumnArguments,
+    LoadArguments,
+    check_device,
+    check_seeds,
+    is_main_process,
+    processing_class,
+    read_sources,
+)
 
 POSITIONAL = ("start", "end")
 EXAMPLE = """
@@ -51,8 +59,6 @@ def check(arguments: Arguments) -> None:
     Raises:
         ValueError: ends, data or an output folder that were not given, an unknown method, or a folder that is in use.
     """
-    from hf_cbft.cli.inputs import check_device
-
     if not arguments.start or not arguments.end:
         raise ValueError("two checkpoints are needed: hf-cbft align START END --output_dir FOLDER.")
     if arguments.method not in ("weights", "activations"):
@@ -65,8 +71,7 @@ def check(arguments: Arguments) -> None:
     for name in ("num_starts", "batch_size"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"{name} = {getattr(arguments, name)}: give at least 1.")
-    if arguments.seed < 0:
-        raise ValueError(f"seeds are whole numbers from 0 on; got {arguments.seed}.")
+    check_seeds([arguments.seed])
     if arguments.device is not None:
         check_device(arguments.device)
     if not arguments.output_dir:
@@ -113,7 +118,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _rows(arguments: Arguments, model: Any) -> Any:
-    sets, description = read_one_set(arguments.dataset, arguments, model)
+    sets, description = read_sources([arguments.dataset], arguments, model)
     print(description)
     (rows,) = sets.values()
     return rows

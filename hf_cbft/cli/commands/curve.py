@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hf_cbft.cli.inputs import ColumnArguments, LoadArguments, processing_class, read_one_set
+from hf_cbft.cli.inputs import ColumnArguments, LoadArguments, check_seeds, processing_class, read_sources
 
 POSITIONAL = ("start", "end")
 EXAMPLE = "hf-cbft curve my-model my-other-model --train_dataset train=data/train --output_dir middle"
@@ -47,8 +47,7 @@ def check(arguments: Arguments) -> None:
         value = getattr(arguments, name)
         if value is not None and not value > 0:
             raise ValueError(f"{name} = {value}: give a number above 0.")
-    if arguments.seed < 0:
-        raise ValueError(f"seeds are whole numbers from 0 on; got {arguments.seed}.")
+    check_seeds([arguments.seed])
     folder = Path(arguments.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder with --output_dir.")
@@ -64,7 +63,7 @@ def run(arguments: Arguments) -> int:
 
     model = load_end(arguments.start, "start")
     processor = processing_class(arguments.start, LoadArguments())
-    sets, description = read_one_set(arguments.train_dataset, arguments, model)
+    sets, description = read_sources([arguments.train_dataset], arguments, model)
     (rows,) = sets.values()
     on_main_rank(lambda: check_measured(sets, processor, arguments.start))
     steps = arguments.num_steps or DEFAULT_STEPS

@@ -82,7 +82,7 @@ def _check_folder(folder: Path, arguments: Arguments) -> None:
 
 
 def run(arguments: Arguments) -> int:
-    from hf_cbft.cli.demo_report import Report
+    from hf_cbft.cli.demo_report import DemoReport
     from hf_cbft.reproduce.recipes import RECIPES
 
     folder = Path(arguments.output_dir)
@@ -108,7 +108,7 @@ def run(arguments: Arguments) -> int:
             f"Whole and readable in {folder}: {', '.join(finished) or 'nothing yet'}. Go on with the same command and "
             "--resume."
         ) from None
-    report = Report(folder, arguments.seeds, settings)
+    report = DemoReport(folder, arguments.seeds, settings)
     report.write()
     print(report.screen())
     print(

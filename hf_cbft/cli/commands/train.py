@@ -138,8 +138,9 @@ def check(arguments: Arguments, config: Any) -> None:
 def checkpoint_to_resume(config: Any) -> str | bool | None:
     """`--resume_from_checkpoint`: `True` for the newest checkpoint in the output folder, a path, or `None`."""
     given = config.resume_from_checkpoint
-    truths: dict[str, bool | None] = {"true": True, "false": None, "": None}
-    return truths.get(str(given or "").lower(), given)
+    if not given or str(given).lower() == "false":
+        return None
+    return True if str(given).lower() == "true" else given
 
 
 def _check_folder(folder: Path, resume: str | bool | None) -> None:

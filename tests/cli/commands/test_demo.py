@@ -18,7 +18,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from hf_cbft import BoxCue, ConnectivityEvaluator, ConnectivityResult
 from hf_cbft.cli.commands.demo import Arguments, check
-from hf_cbft.cli.demo_report import Report, _reliance
+from hf_cbft.cli.demo_report import DemoReport, _reliance
 from hf_cbft.cli.main import main
 from hf_cbft.connectivity.matrix import connectivity_matrix
 from hf_cbft.data.counterfactuals import add_cue
@@ -204,7 +204,7 @@ def test_a_failure_while_running_is_status_1(monkeypatch, capsys, tmp_path):
 def verdict_report(monkeypatch, folder, **changes):
     """The quick demo's report with other accuracies and verdicts: (RI, verdict) by model."""
     settings = json.loads((folder / "demo.json").read_text())
-    report = Report(folder, [0], settings)
+    report = DemoReport(folder, [0], settings)
     monkeypatch.setattr(report, "verdicts", lambda name: [changes.get(name, (0.9, True))[1]])
     monkeypatch.setattr(report, "barrier", lambda name: 1.0 if report.verdicts(name) == [False] else 0.0)
     monkeypatch.setattr(report, "accuracy", lambda name, part: changes.get(name, (0.9, True))[0])
@@ -241,7 +241,7 @@ def test_the_table_of_seed_0_is_as_promised(tmp_path):
     # The README's first command: a model off its cue, behind a barrier; naive fine-tuning still on it, and connected.
     folder = tmp_path / "out"
     subprocess.run([sys.executable, "-m", "hf_cbft", "demo", "--output-dir", str(folder)], check=True)
-    report = Report(folder, [0], json.loads((folder / "demo.json").read_text()))
+    report = DemoReport(folder, [0], json.loads((folder / "demo.json").read_text()))
     assert report.accuracy("pretrained", "rand_input") >= 0.60
     assert report.accuracy("naive-small", "rand_input") >= 0.60
     assert report.verdicts("naive-small") == [True]

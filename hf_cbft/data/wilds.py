@@ -1,201 +1,25 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""Data with groups: a background that mostly goes with the class, generated or read in the layout of WILDS."""
+"""Waterbirds and CivilComments from a folder in the layout of WILDS, with the group of each row."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
-from PIL import Image as PILImage
+from datasets import ClassLabel, Dataset, Features, Image, Value
 
+from hf_cbft.data.backgrounds import PLACES
 from hf_cbft.data.balancing import group_names
-from hf_cbft.data.columns import class_labels
-from hf_cbft.data.digits import load_digits
-from hf_cbft.data.labels import with_column
 
-# Class and place 0 and 1 of Waterbirds, and of the digits that imitate it.
-PLACES = ("land", "water")
 BIRDS = ("landbird", "waterbird")
-HALVES = ("low", "high")
 TOXICITY = ("civil", "toxic")
 IDENTITIES = ("male", "female", "LGBTQ", "christian", "muslim", "other_religions", "black", "white")
 
-# Of an image's brightest pixel: what is brighter is the stroke, what is darker its surroundings.
-_STROKE = 0.25
 _SPLITS = {"train": "0", "val": "1", "test": "2"}  # CivilComments has the names, Waterbirds the numbers
 _FILES = ("metadata.csv", "all_data_with_identities.csv")
 _SHOWN = 3
-
-
-@dataclass(frozen=True)
-class BackgroundCue:
-    """Stripes behind what the image shows; value 0, "land", are upright ones, and value 1, "water", level ones.
-
-    The stripes are drawn around the stroke: pixels brighter than a quarter of the image's brightest stay as they are.
-    Both backgrounds are equally bright. Without the cue the image is the plain one, a stroke on black.
-
-    An intervention draws a random one of the two backgrounds, whatever the image shows.
-
-    Args:
-        contrast (`float`, *optional*, defaults to 0.3): brightness of a stripe, as a fraction of white.
-        num_classes (`int`, *optional*, defaults to 2): the lower half of the labels goes with land, the upper half
-            with water. 10 is for the ten digits.
-        image_column (`str`, *optional*, defaults to `"image"`): holds PIL images of any size, bright on black.
-
-    Raises:
-        ValueError: contrast outside (0, 1], or fewer than 2 classes.
-
-    Source: the backgrounds of Waterbirds (Sagawa et al., ICLR 2020), which here are textures.
-
-    Example:
-
-    ```python
-    >>> from PIL import Image
-    >>> from hf_cbft.data.groups import BackgroundCue
-    >>> sea = BackgroundCue(contrast=0.5).apply({"image": Image.new("RGB", (24, 24))}, value=1)
-    >>> [sea["image"].getpixel((9, row))[0] for row in range(8)]
-    [128, 128, 0, 0, 128, 128, 0, 0]
-
-    ```
-    """
-
-    contrast: float = 0.3
-    num_classes: int = 2
-    image_column: str = "image"
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.contrast <= 1.0:
-            raise ValueError(f"The background's contrast is {self.contrast}; give a fraction of white in (0, 1].")
-        if self.num_classes < 2:
-            raise ValueError(f"BackgroundCue tells at least 2 classes; got {self.num_classes}.")
-
-    @property
-    def values(self) -> range:
-        return range(len(PLACES))
-
-    def value_of(self, label: int) -> int:
-        if label not in range(self.num_classes):
-            raise ValueError(
-                f"Label {label} has no background: BackgroundCue(num_classes={self.num_classes}). The ten digits need "
-                "num_classes=10."
-            )
-        return 2 * label // self.num_classes
-
-    def apply(self, example: dict[str, Any], value: int) -> dict[str, Any]:
-        if value not in self.values:
-            raise ValueError(f"BackgroundCue has the values 0 (land) and 1 (water), not {value!r}.")
-        pixels = np.array(example[self.image_column].convert("RGB"))
-        stroke = pixels.max(axis=-1) > _STROKE * pixels.max()
-        height, width = stroke.shape
-        pixels[_stripes(height, width, level=value == 1) & ~stroke] = round(self.contrast * 255)
-        return {**example, self.image_column: PILImage.fromarray(pixels)}
-
-
-def _stripes(height: int, width: int, level: bool) -> np.ndarray:
-    """(height, width) bool: where the stripes are, each a twelfth of the shorter side wide, as are the gaps."""
-    across = np.arange(height)[:, None] if level else np.arange(width)[None, :]
-    thickness = max(1, round(min(height, width) / 12))
-    return np.broadcast_to(across // thickness % 2 == 0, (height, width))
-
-
-def halve_digits(digits: Mapping[str, Dataset]) -> DatasetDict:
-    """The digits with two classes: `low`, below 5, and `high`. The images are not read.
-
-    Args:
-        digits (`DatasetDict`): parts with the labels 0 to 9, as [`~hf_cbft.data.digits.load_digits`] gives them.
-
-    Raises:
-        ValueError: no label column, or labels outside 0 to 9.
-
-    Example:
-
-    ```python
-    >>> from hf_cbft.data.digits import load_digits
-    >>> from hf_cbft.data.groups import halve_digits
-    >>> halve_digits(load_digits())["test"].features["label"].names
-    ['low', 'high']
-
-    ```
-    """
-    halved = {}
-    for name, rows in digits.items():
-        labels = class_labels(rows, f"The part {name!r}", num_classes=10) // 5
-        halved[name] = with_column(rows, "label", labels.tolist(), ClassLabel(names=list(HALVES)))
-    return DatasetDict(halved)
-
-
-def generate_digit_groups(
-    digits: Mapping[str, Dataset] | None = None, share: float = 0.95, contrast: float = 0.3, seed: int = 0
-) -> DatasetDict:
-    """Digits as Waterbirds: low or high is the class, and the background mostly goes with it in `pretrain`.
-
-    In `pretrain`, `share` of the rows of each class have the background of their class (low on land, high on water);
-    in every other part half of them have, so that the background tells nothing about the class there. Which rows
-    these are is told by a hash of (seed, image): the order of the rows does not matter.
-
-    Args:
-        digits (`DatasetDict`, *optional*): parts with the labels 0 to 9; `None` is
-            [`~hf_cbft.data.digits.load_digits`] at full contrast.
-        share (`float`, *optional*, defaults to 0.95): as in Waterbirds.
-        contrast (`float`, *optional*, defaults to 0.3): of the stripes, see [`BackgroundCue`].
-        seed (`int`, *optional*, defaults to 0): of the draw.
-
-    Returns:
-        `datasets.DatasetDict` with the parts of `digits`, each with `image`, `label` (low, high), `place` (land,
-        water) and `group` (such as `"low on water"`).
-
-    Raises:
-        ValueError: share outside [0, 1], contrast outside (0, 1], or labels outside 0 to 9.
-        ImportError: `digits` is `None` and scikit-learn is not installed.
-
-    Example:
-
-    ```python
-    >>> from collections import Counter
-    >>> from hf_cbft.data.digits import load_digits
-    >>> from hf_cbft.data.groups import generate_digit_groups
-    >>> parts = generate_digit_groups({"pretrain": load_digits()["pretrain"]}, share=0.95)
-    >>> Counter(parts["pretrain"]["group"])
-    Counter({'low on land': 476, 'high on water': 474, 'low on water': 25, 'high on land': 25})
-
-    ```
-    """
-    if not 0.0 <= share <= 1.0:
-        raise ValueError(f"The share of rows on the background of their class is {share}; give a fraction in [0, 1].")
-    cue = BackgroundCue(contrast)
-    parts = halve_digits(load_digits() if digits is None else digits)
-    return DatasetDict(
-        {name: _on_backgrounds(rows, cue, share if name == "pretrain" else 0.5, seed) for name, rows in parts.items()}
-    )
-
-
-def _on_backgrounds(rows: Dataset, cue: BackgroundCue, share: float, seed: int) -> Dataset:
-    labels = class_labels(rows, "The digits")
-    images = list(rows.with_format(None)["image"])
-    places = _places(images, labels, share, seed)
-    columns = {
-        "image": [cue.apply({"image": image}, place)["image"] for image, place in zip(images, places, strict=True)],
-        "label": labels.tolist(),
-        "place": places.tolist(),
-        "group": group_names(_named(labels, HALVES), _named(places, PLACES), separator=" on ").tolist(),
-    }
-    return Dataset.from_dict(columns, features=_features("image", HALVES, {"place": ClassLabel(names=list(PLACES))}))
-
-
-def _places(images: Sequence[PILImage.Image], labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """(N,) int64, 0 or 1: the label itself for `share` of the rows of each class, those with the lowest hashes."""
-    key = f"place:{seed}".encode()
-    hashes = [hashlib.blake2b(image.tobytes(), key=key).digest() for image in images]
-    places = 1 - labels
-    for label in np.unique(labels):
-        members = sorted(np.flatnonzero(labels == label), key=lambda row: hashes[row])
-        places[members[: round(share * len(members))]] = label
-    return places
 
 
 def read_wilds_metadata(
@@ -240,7 +64,7 @@ def read_wilds_metadata(
     ```python
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from hf_cbft.data.groups import read_wilds_metadata
+    >>> from hf_cbft.data.wilds import read_wilds_metadata
     >>> table = "comment_text,split,toxicity,male\\nA quiet day,test,0.1,0.0\\nWhat a man,test,0.7,0.9\\n"
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = (Path(folder) / "metadata.csv").write_text(table)
@@ -283,12 +107,12 @@ def _birds(table: pd.DataFrame, label: str, attributes: list[str], file: Path, i
         if attribute == "place":
             columns[attribute] = _numbers(table, attribute, file, {0.0, 1.0}).astype(int)
             features[attribute] = ClassLabel(names=list(PLACES))
-            named.append(_named(columns[attribute], PLACES))
+            named.append(np.take(PLACES, columns[attribute]))
         else:
             columns[attribute] = table[attribute].tolist()
             features[attribute] = Value("string")
             named.append(columns[attribute])
-    columns["group"] = group_names(_named(labels, names), group_names(*named, separator=", "), separator=" on ")
+    columns["group"] = group_names(np.take(names, labels), group_names(*named, separator=", "), separator=" on ")
     return Dataset.from_dict(columns, features=_features("image", names, features))
 
 
@@ -300,7 +124,7 @@ def _comments(table: pd.DataFrame, label: str, attributes: list[str], file: Path
     mentioned = np.any(list(columns.values()), axis=0)
     one = attributes[0] if len(attributes) == 1 else "identity"
     other = f"not {one}" if len(attributes) == 1 else "no identity"
-    group = group_names(_named(labels, names), np.where(mentioned, one, other), separator=", ")
+    group = group_names(np.take(names, labels), np.where(mentioned, one, other), separator=", ")
     return Dataset.from_dict(
         {"text": table["comment_text"].tolist(), "label": labels, **columns, "group": group},
         features=_features("text", names, {name: Value("bool") for name in attributes}),
@@ -310,10 +134,6 @@ def _comments(table: pd.DataFrame, label: str, attributes: list[str], file: Path
 def _features(kind: str, names: Sequence[str], attributes: Mapping[str, Any]) -> Features:
     content = Image() if kind == "image" else Value("string")
     return Features({kind: content, "label": ClassLabel(names=list(names)), **attributes, "group": Value("string")})
-
-
-def _named(values: np.ndarray, names: Sequence[str]) -> list[str]:
-    return [names[value] for value in values]
 
 
 def _metadata_file(folder: Path) -> Path:
