@@ -24,7 +24,7 @@ from hf_cbft import BoxCue, CBFTConfig, CBFTTrainer, make_counterfactuals
 from hf_cbft.data.counterfactuals import add_cue
 from hf_cbft.data.digits import IMAGE_SIZE, load_digits
 from hf_cbft.data.inputs import InputCollator
-from hf_cbft.reproduce.recipes import build_model
+from paper.recipes import build_model
 
 
 @dataclass

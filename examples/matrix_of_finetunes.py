@@ -23,7 +23,7 @@ from hf_cbft.baselines import finetune
 from hf_cbft.connectivity.matrix import MatrixEvaluator
 from hf_cbft.data.counterfactuals import add_cue
 from hf_cbft.data.sentences import generate_sentences, word_tokenizer
-from hf_cbft.reproduce.recipes import build_model
+from paper.recipes import build_model
 
 CUE = TokenCue(["@@", "##", "%%", "&&"])
 # Name, learning rate, seed of the order of the rows.

@@ -57,6 +57,7 @@ from hf_cbft.data.labels import match_labels
 from hf_cbft.data.sources import load_sources
 from hf_cbft.data.wilds import read_wilds_metadata
 from hf_cbft.training.callback import ConnectivityCallback
+from paper import run
 
 WEIGHTS = {"weight": torch.zeros(2)}
 CLASSES = ("a", "b", "c", "d")
@@ -1261,10 +1262,12 @@ def test_a_wrong_call_says_what_was_given_and_what_to_do(call, kind, text, world
 def test_a_wrong_command_is_one_line_and_leaves_nothing(words, text, world, folder, capsys):
     # A traceback says nothing to people, and a folder that stays behind is in the way of their next try.
     spelt = " ".join(WORDS.get(word, word) for word in words.split(" "))
-    status = main(shlex.split(shown(spelt, world)))
+    command, *options = shlex.split(shown(spelt, world))
+    of_paper = command == "reproduce"  # examples/paper/run.py
+    status = run.main(options) if of_paper else main([command, *options])
     errors = capsys.readouterr().err
-    command = words.split()[0]
-    assert errors.splitlines() == [f"hf-cbft {command}: error: {shown(text, world)}"]
+    program = run.PROGRAM if of_paper else f"hf-cbft {command}"
+    assert errors.splitlines() == [f"{program}: error: {shown(text, world)}"]
     assert status == 2
     assert not any(folder.iterdir())
 
@@ -1274,7 +1277,7 @@ def test_each_text_is_a_sentence_or_two():
     commands = pairs(COMMANDS)
     texts = [row[-1] for row in [*CALLS, *commands]]
     assert len(texts) >= 75
-    assert {words.split()[0] for words, _ in commands} == set(_COMMANDS)
+    assert {words.split()[0] for words, _ in commands} == {*_COMMANDS, "reproduce"}
     for text in texts:
         assert "\n" not in text
         assert text[-1] in ".?"

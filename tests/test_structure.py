@@ -33,7 +33,6 @@ ORDER = [
     "connectivity",
     "training",
     "tuning",
-    "reproduce",
     "cli",
     "__main__",
 ]

@@ -85,8 +85,11 @@ def align(
 
     ```python
     >>> from hf_cbft import align
-    >>> from hf_cbft.reproduce.recipes import build_model
-    >>> first, second = build_model("vit", seed=0), build_model("vit", seed=1)
+    >>> import torch
+    >>> from transformers import ViTConfig, ViTForImageClassification
+    >>> sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256}
+    >>> _ = torch.manual_seed(0)
+    >>> first, second = (ViTForImageClassification(ViTConfig(image_size=24, patch_size=4, **sizes)) for _ in range(2))
     >>> alignment = align(first, second, num_starts=1)
     >>> print(alignment.specification.name, alignment.info["after"] < alignment.info["before"])
     ViT True

@@ -17,13 +17,13 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from transformers.utils import logging
 
 from hf_cbft.checkpoints.loading import load_model
+from hf_cbft.cli.recipes import Recipe, build_model
 from hf_cbft.connectivity.evaluator import ConnectivityEvaluator
 from hf_cbft.data.counterfactuals import add_cue, make_counterfactuals
 from hf_cbft.data.cues import BoxCue
 from hf_cbft.data.digits import IMAGE_SIZE, load_digits
 from hf_cbft.data.inputs import InputCollator
 from hf_cbft.files import whole_folder, write_json
-from hf_cbft.reproduce.recipes import Recipe, build_model
 from hf_cbft.training.config import CBFTConfig
 from hf_cbft.training.trainer import CBFTTrainer
 

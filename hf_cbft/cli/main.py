@@ -12,7 +12,7 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -35,9 +35,11 @@ _COMMANDS = {
     "demo": "hf_cbft.cli.commands.demo",
     "evaluate": "hf_cbft.cli.commands.evaluate",
     "matrix": "hf_cbft.cli.commands.matrix",
-    "reproduce": "hf_cbft.cli.commands.reproduce",
     "train": "hf_cbft.cli.commands.train",
 }
+
+# What was a command once, and how it is run now from a clone of the repository.
+_MOVED = {"reproduce": "python examples/paper/run.py"}
 
 # What an input is to blame for rather than this program.
 _INPUT_ERRORS = (ValueError, OSError, ImportError, NotImplementedError)
@@ -78,39 +80,56 @@ def main(argv: list[str] | None = None) -> int:
         print(_usage(), file=sys.stdout if words else sys.stderr)
         return 0 if words else 2
     name, *options = words
+    if name in _MOVED:
+        _say_error(
+            f"hf-cbft: error: {name!r} is no command any more: in a clone of the repository, {_MOVED[name]} takes the "
+            "same options, and resumes what was begun with it."
+        )
+        return 2
     if name not in _COMMANDS:
         near = nearest(name, _COMMANDS)
         advice = f"did you mean {near}?" if near else f"there is {', '.join(_COMMANDS)}."
         _say_error(f"hf-cbft: error: unknown command {name!r}; {advice}")
         return 2
-    return _run_command(name, options, debug="--debug" in given)
+    return run_command(name, lambda: import_module(_COMMANDS[name]), options, f"hf-cbft {name}", "--debug" in given)
 
 
-def _run_command(name: str, options: list[str], debug: bool) -> int:
+def run_command(
+    name: str, load: Callable[[], ModuleType], options: list[str], program: str, debug: bool = False
+) -> int:
+    """Run one command; what goes wrong becomes a status and a sentence.
+
+    Args:
+        name (`str`): of the file beside its output, `NAME.yaml`.
+        load (`Callable`): gives its module.
+        options (`list[str]`): as they were given.
+        program (`str`): how the messages call it.
+        debug (`bool`, *optional*, defaults to `False`): whether they say where an error came from.
+    """
     try:
-        status = _start(name, import_module(_COMMANDS[name]), options)
+        status = _start(name, load(), options, program)
         _leave_process_group()
         return status
     except SystemExit as stop:  # the help was shown
         return int(stop.code or 0)
     except KeyboardInterrupt as interruption:
         if _is_main_rank():
-            print(f"\nhf-cbft {name}: interrupted. {interruption}".rstrip(), file=sys.stderr)
+            print(f"\n{program}: interrupted. {interruption}".rstrip(), file=sys.stderr)
         return 130
     except _INPUT_ERRORS as error:
         origin = traceback.format_exc() if debug else ""
-        _say_error(f"{origin}hf-cbft {name}: error: {' '.join(str(error).split())}")
+        _say_error(f"{origin}{program}: error: {' '.join(str(error).split())}")
         return 2
     except Exception:  # the last line of defence: whatever it is, the status says that the run failed
         traceback.print_exc()  # of each rank: it may be the only one that failed
         return 1
 
 
-def _start(name: str, command: ModuleType, options: list[str]) -> int:
+def _start(name: str, command: ModuleType, options: list[str], program: str) -> int:
     from hf_cbft.cli.options import CommandParser
 
     as_json = hasattr(command, "RESULT_FILES") and "--json" in options
-    parser = CommandParser(name, command, show_all="--help-all" in options)
+    parser = CommandParser(name, command, "--help-all" in options, program)
     resolved = parser.resolve([option for option in options if not (as_json and option == "--json")])
     arguments = parser.instances(resolved)
     command.check(*arguments)

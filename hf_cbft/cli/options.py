@@ -65,10 +65,11 @@ class CommandParser(argparse.ArgumentParser):
         command (`ModuleType`): with `Arguments`, and perhaps `POSITIONAL`, `EXAMPLE`, `more_arguments` and
             `MORE_SHOWN`. A field that several classes define is one option, with the first one's default.
         show_all (`bool`, *optional*, defaults to `False`): whether the help lists what it leaves out otherwise.
+        program (`str`, *optional*): how it is called; `None`: `hf-cbft NAME`.
     """
 
-    def __init__(self, name: str, command: ModuleType, show_all: bool = False) -> None:
-        self.name = name
+    def __init__(self, name: str, command: ModuleType, show_all: bool = False, program: str | None = None) -> None:
+        self.name, self.program = name, program or f"hf-cbft {name}"
         self.positional: tuple[str, ...] = getattr(command, "POSITIONAL", ())
         self.more: tuple[type, ...] = getattr(command, "more_arguments", tuple)()
         self.dataclasses = (command.Arguments, *self.more)
@@ -78,8 +79,8 @@ class CommandParser(argparse.ArgumentParser):
         width = min(_WIDTH, shutil.get_terminal_size().columns - 2)
         example = textwrap.dedent(getattr(command, "EXAMPLE", "")).strip()
         super().__init__(
-            prog=f"hf-cbft {name}",
-            usage=" ".join([f"hf-cbft {name}", *(field.upper() for field in self.positional), "[options]"]),
+            prog=self.program,
+            usage=" ".join([self.program, *(field.upper() for field in self.positional), "[options]"]),
             description="\n".join(textwrap.wrap((command.__doc__ or "").strip(), width)),
             epilog="example:\n" + textwrap.indent(example, "  ") if example else None,
             formatter_class=lambda prog: _Formatter(prog, max_help_position=28, width=width),
@@ -185,7 +186,7 @@ class CommandParser(argparse.ArgumentParser):
         resolved = {**self.defaults, **in_file, **values}
         lacking = [f"--{name}" for name, value in resolved.items() if value is MISSING]
         if lacking:
-            raise ValueError(f"{' and '.join(lacking)} must be given: hf-cbft {self.name} --help shows an example.")
+            raise ValueError(f"{' and '.join(lacking)} must be given: {self.program} --help shows an example.")
         return resolved
 
     def instances(self, resolved: dict[str, Any]) -> tuple[Any, ...]:
@@ -213,7 +214,7 @@ class CommandParser(argparse.ArgumentParser):
         flag = option.split("=")[0]
         known = [f"--{name}" for name in [*self.types, "config", "debug", "help"]]
         near = nearest(flag.replace("-", "_").replace("__", "--", 1), known)
-        advice = f"did you mean {near}?" if near else f"hf-cbft {self.name} --help lists them."
+        advice = f"did you mean {near}?" if near else f"{self.program} --help lists them."
         raise ValueError(f"{self.name} has no option {flag}; {advice}")
 
 

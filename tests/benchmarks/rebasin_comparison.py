@@ -5,13 +5,14 @@
     pip install rebasin==0.0.47 torchview graphviz
     python tests/benchmarks/rebasin_comparison.py OUTPUT_DIR --model resnet-32 --seeds 0 1 2
 
-OUTPUT_DIR is that of `hf-cbft reproduce --experiment symmetry`, whose clean models are taken. rebasin finds the
+OUTPUT_DIR is that of `examples/paper/run.py --experiment symmetry`, whose clean models are taken. rebasin finds the
 permutations in the graph of a forward pass, by weight matching; it does not say whether the function stayed.
 """
 
 import argparse
 import copy
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ from torch import nn
 
 from hf_cbft import align
 from hf_cbft.checkpoints.loading import load_model
-from hf_cbft.reproduce.jobs import Grid
-from hf_cbft.reproduce.methods import measure_path
-from hf_cbft.reproduce.problems import load_problem, recipe_for
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+from paper.jobs import Grid
+from paper.methods import measure_path
+from paper.problems import load_problem, recipe_for
 
 
 class Logits(nn.Module):

@@ -4,23 +4,28 @@
 
     python tests/benchmarks/time_to_criterion.py --seeds 0 1 2
 
-The model is `resnet18-16` of `hf-cbft reproduce`, with its recipe. Beside it stands what the authors' code would take
+The model is `resnet18-16` of `examples/paper`, with its recipe. Beside it stands what the authors' code would take
 with our naive step: 3.17 of its own naive steps a step, and 46 steps to the criterion (learning rate 0.03; its RI
 takes an image of another class, and counts 10 points less for a model that ignores the cue). Seconds are those of the
 processor, on one thread: on a shared machine others do not count.
 """
 
 import argparse
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 import datasets
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from hf_cbft import CBFTConfig, CBFTTrainer, baselines
-from hf_cbft.reproduce.methods import accuracies, pretrain
-from hf_cbft.reproduce.problems import as_inputs, load_problem, recipe_for
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+from paper.methods import accuracies, pretrain
+from paper.problems import as_inputs, load_problem, recipe_for
 
 MODEL = "resnet18-16"
 AUTHORS_STEP, AUTHORS_STEPS = 3.17, 46

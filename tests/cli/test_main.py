@@ -131,7 +131,14 @@ def test_interrupted_means_130_and_says_nothing_it_does_not_know(run, capsys):
             ["xyzzy"],
             2,
             "",
-            "unknown command 'xyzzy'; there is align, check, curve, demo, evaluate, matrix, reproduce, train.",
+            "unknown command 'xyzzy'; there is align, check, curve, demo, evaluate, matrix, train.",
+        ),
+        (
+            ["reproduce", "--experiment", "table1"],
+            2,
+            "",
+            "hf-cbft: error: 'reproduce' is no command any more: in a clone of the repository, python "
+            "examples/paper/run.py takes the same options, and resumes what was begun with it.\n",
         ),
         (["matrix", "--help"], 0, "usage: hf-cbft matrix CHECKPOINTS... [options]\n", ""),
         (["matrix", "--help-all"], 0, "usage: hf-cbft matrix CHECKPOINTS... [options]\n", ""),

@@ -44,7 +44,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from hf_cbft.reproduce.cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
+from paper.cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification
 
 _SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
 TEXT = {**_SIZES, "vocab_size": 50, "max_position_embeddings": 32}

@@ -83,7 +83,7 @@ def _check_folder(folder: Path, arguments: Arguments) -> None:
 
 def run(arguments: Arguments) -> int:
     from hf_cbft.cli.demo_report import DemoReport
-    from hf_cbft.reproduce.recipes import RECIPES
+    from hf_cbft.cli.recipes import RECIPES
 
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)

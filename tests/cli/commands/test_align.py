@@ -15,7 +15,7 @@ from hf_cbft.alignment import Alignment
 from hf_cbft.cli.main import main
 from hf_cbft.data.digits import load_digits
 from hf_cbft.data.sources import load_sources
-from hf_cbft.reproduce.recipes import build_model
+from paper.recipes import build_model
 
 MEASURED = ["--dataset", "test=digits:test", "--num_points", "3", "--num_resamples", "20"]
 

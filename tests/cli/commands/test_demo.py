@@ -23,8 +23,8 @@ from hf_cbft.cli.main import main
 from hf_cbft.connectivity.matrix import connectivity_matrix
 from hf_cbft.data.counterfactuals import add_cue
 from hf_cbft.data.digits import load_digits
-from hf_cbft.reproduce.recipes import RECIPES
 from hf_cbft.training.curves import default_arguments, fit_curve
+from paper.recipes import RECIPES
 
 # One worker runs the quick demo for all of them.
 pytestmark = pytest.mark.xdist_group("demo")
