@@ -2,18 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pictures of a run, each as SVG and PNG, that read in black and white: by hatch, marker, line and number."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from hf_cbft.files import whole_file
 from hf_cbft.reporting.plotting import SET_STYLES, draw_bars, draw_chance, figure, set_style
 from paper.findings.records import (
     FULL,
@@ -54,34 +51,24 @@ _TOP_LOSS = 6.0
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture on disk: `stem` with `.svg` and `.png`, and what it shows in words."""
+    """A picture on disk, and what it shows in words."""
 
-    stem: Path
+    file: Path
     alt: str
 
 
-@contextmanager
-def picture(rows: int, columns: int, stem: Path, size: tuple[float, float], **options: Any) -> Iterator[Any]:
-    """Axes of a figure that is written as `stem.svg` and `stem.png`, the same bytes for the same content."""
-    with figure(rows, columns, Path(f"{stem}.png"), size, **options) as axes:
-        yield axes
-        with mpl.rc_context({"svg.hashsalt": "hf_cbft"}), whole_file(Path(f"{stem}.svg")) as written:
-            axes[0][0].figure.savefig(written, metadata={"Date": None})
-        # The layout is found: the PNG, which is written next, need not search for it again.
-        axes[0][0].figure.set_layout_engine("none")
-
-
-def run_figures(run: Run, folder: Path) -> list[Picture]:
-    """Draw all pictures of a run into `folder`.
+def run_figures(run: Run) -> list[Picture]:
+    """Draw all pictures of a run into its folder `figures/`.
 
     Returns:
-        `list[Picture]`: in the order in which a page shows them.
+        `list[Picture]`: the first is the one that a page shows.
     """
+    folder = run.folder / "figures"
     if not run.records:
         return []
     pictures: list[Picture] = []
     for share in run.shares:
-        stem = folder / (run.folder.name + (f"-{share:g}" if share is not None else ""))
+        file = folder / f"{run.folder.name}{'' if share is None else f'-{share:g}'}.png"
         where = run.title + (f", cue share {share:g}" if share is not None else "")
         pictures += {
             "table1": _bars_by_method,
@@ -91,15 +78,15 @@ def run_figures(run: Run, folder: Path) -> list[Picture]:
             "sensitivity": _sensitivity_maps,
             "paths": _path_curves,
             "symmetry": _path_curves,
-        }[run.experiment](run, share, stem, where)
+        }[run.experiment](run, share, file, where)
     if run.experiment in ("table1", "text") and len(run.shares) > 1:
-        pictures.append(_over_shares(run, Path(f"{folder / run.folder.name}-over-shares")))
+        pictures.insert(0, _over_shares(run, folder / f"{run.folder.name}-over-shares.png"))
     return pictures
 
 
-def _bars_by_method(run: Run, share: float | None, stem: Path, where: str) -> list[Picture]:
+def _bars_by_method(run: Run, share: float | None, file: Path, where: str) -> list[Picture]:
     groups = {method: run.select(method=method, share=share) for method in run.methods}
-    with picture(1, 1, stem, (1.6 + 1.05 * len(groups), 3.6)) as axes:
+    with figure(1, 1, file, (1.6 + 1.05 * len(groups), 3.6)) as axes:
         draw_records(
             axes[0][0], groups, {short: (SET_STYLES[name]["color"], accuracy(name)) for name, short in SETS.items()}
         )
@@ -107,10 +94,10 @@ def _bars_by_method(run: Run, share: float | None, stem: Path, where: str) -> li
             draw_chance(axes[0][0], 1 / run.num_classes)
         axes[0][0].legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         axes[0][0].set_xlabel(where)
-    return [Picture(stem, f"Accuracy of each method on the four sets, with 95 % intervals over seeds: {where}")]
+    return [Picture(file, f"Accuracy of each method on the four sets, with 95 % intervals over seeds: {where}")]
 
 
-def _bars_by_group(run: Run, share: float | None, stem: Path, where: str) -> list[Picture]:
+def _bars_by_group(run: Run, share: float | None, file: Path, where: str) -> list[Picture]:
     groups = {method: run.select(method=method, share=share) for method in run.methods}
     bars: dict[str, tuple[str, Quantity]] = {}
     for record in run.records:
@@ -118,11 +105,11 @@ def _bars_by_group(run: Run, share: float | None, stem: Path, where: str) -> lis
     for record in run.records:
         names = enumerate(record.get("groups") or ())
         bars |= {name: (set_style(name, index)["color"], group_accuracy(name)) for index, name in names}
-    with picture(1, 1, stem, (1.6 + (0.35 + 0.18 * len(bars)) * len(groups), 3.6)) as axes:
+    with figure(1, 1, file, (1.6 + (0.35 + 0.18 * len(bars)) * len(groups), 3.6)) as axes:
         draw_records(axes[0][0], groups, bars)
         axes[0][0].legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         axes[0][0].set_xlabel(where)
-    return [Picture(stem, f"Accuracy of each method on the worst group and on all groups: {where}")]
+    return [Picture(file, f"Accuracy of each method on the worst group and on all groups: {where}")]
 
 
 def draw_records(
@@ -148,9 +135,9 @@ def _estimate(values: Sequence[float]) -> tuple[float, float | None, float | Non
     return estimate.mean, estimate.low, estimate.high
 
 
-def _over_shares(run: Run, stem: Path) -> Picture:
+def _over_shares(run: Run, file: Path) -> Picture:
     """One panel a set: accuracy over the share of the cue, a line a method."""
-    with picture(2, 2, stem, (9.0, 6.4), sharex=True) as axes:
+    with figure(2, 2, file, (9.0, 6.4), sharex=True) as axes:
         for panel, (part, short) in zip(axes.flat, SETS.items(), strict=True):
             for index, method in enumerate(run.methods):
                 _share_line(panel, run, method, part, index)
@@ -163,7 +150,7 @@ def _over_shares(run: Run, stem: Path) -> Picture:
         handles, labels = axes[0][0].get_legend_handles_labels()
         axes[0][0].figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
     alt = "Accuracy on the four sets over the share of the cue, a line a method, with the interval of cbft"
-    return Picture(stem, f"{alt}: {run.title}")
+    return Picture(file, f"{alt}: {run.title}")
 
 
 def _share_line(panel: Axes, run: Run, method: str, part: str, index: int) -> None:
@@ -187,17 +174,17 @@ def _share_line(panel: Axes, run: Run, method: str, part: str, index: int) -> No
         panel.fill_between(shares, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _ablation_map(run: Run, share: float | None, stem: Path, where: str) -> list[Picture]:
+def _ablation_map(run: Run, share: float | None, file: Path, where: str) -> list[Picture]:
     rows = {show_variant(variant): run.select(share=share, variant=variant) for variant in run.variants}
     if not rows:
         return []
-    with picture(1, 1, stem, (6.4, 1.3 + 0.34 * len(rows))) as axes:
+    with figure(1, 1, file, (6.4, 1.3 + 0.34 * len(rows))) as axes:
         _accuracy_map(axes[0][0], rows)
         axes[0][0].set_xlabel(where)
-    return [Picture(stem, f"Accuracy in % of each variant of CBFT on the four sets: {where}")]
+    return [Picture(file, f"Accuracy in % of each variant of CBFT on the four sets: {where}")]
 
 
-def _sensitivity_maps(run: Run, share: float | None, stem: Path, where: str) -> list[Picture]:
+def _sensitivity_maps(run: Run, share: float | None, file: Path, where: str) -> list[Picture]:
     """One panel a setting, and a map of RC and one of RI for every two settings that were varied at once."""
     full = [variant for variant in run.variants if variant[0] in FULL]
     single = [name for name in settings_of(run) if JOINED not in name]
@@ -207,17 +194,17 @@ def _sensitivity_maps(run: Run, share: float | None, stem: Path, where: str) -> 
         rows = -(-len(single) // columns)
         maps = {name: _values_of(run, share, [*full, *_variants(run, name)]) for name in single}
         tallest = max(map(len, maps.values()))
-        with picture(rows, columns, stem, (0.6 + 4.2 * columns, (1.1 + 0.34 * tallest) * rows)) as axes:
+        with figure(rows, columns, file, (0.6 + 4.2 * columns, (1.1 + 0.34 * tallest) * rows)) as axes:
             for panel in axes.flat[len(single) :]:
                 panel.set_axis_off()
             for panel, (name, records) in zip(axes.flat, maps.items(), strict=False):
                 _accuracy_map(panel, records)
                 panel.set_title(name, size=10)
             axes[0][0].figure.supxlabel(where, size=9)
-        pictures.append(Picture(stem, f"Accuracy in % on the four sets over the values of each setting: {where}"))
+        pictures.append(Picture(file, f"Accuracy in % on the four sets over the values of each setting: {where}"))
     for name in settings_of(run):
         if JOINED in name:
-            pictures.append(_pair_map(run, share, name, stem, where))
+            pictures.append(_pair_map(run, share, name, file, where))
     return pictures
 
 
@@ -232,13 +219,13 @@ def _values_of(run: Run, share: float | None, variants: Sequence[tuple[str, Any]
     }
 
 
-def _pair_map(run: Run, share: float | None, name: str, stem: Path, where: str) -> Picture:
+def _pair_map(run: Run, share: float | None, name: str, file: Path, where: str) -> Picture:
     variants = _variants(run, name)
     first, second = (list(dict.fromkeys(variant[1][i] for variant in variants)) for i in (0, 1))
     first, second = sorted(first, key=_order), sorted(second, key=_order)
     titles = name.split(JOINED)
-    stem = stem.with_name(f"{stem.name}-{titles[0]}-{titles[1]}")
-    with picture(1, 2, stem, (1.8 + 1.5 * len(second), 1.5 + 0.4 * len(first))) as axes:
+    file = file.with_name(f"{file.stem}-{titles[0]}-{titles[1]}.png")
+    with figure(1, 2, file, (1.8 + 1.5 * len(second), 1.5 + 0.4 * len(first))) as axes:
         for panel, part in zip(axes[0], ("rand_cue", "rand_input"), strict=True):
             cells = [
                 [_mean_percent(run.select(share=share, variant=(name, (a, b))), accuracy(part)) for b in second]
@@ -249,7 +236,7 @@ def _pair_map(run: Run, share: float | None, name: str, stem: Path, where: str) 
             panel.set_xlabel(titles[1])
         axes[0][0].set_ylabel(titles[0])
         axes[0][0].figure.supxlabel(where, size=9)
-    return Picture(stem, f"RC and RI in % over {titles[0]} and {titles[1]}: {where}")
+    return Picture(file, f"RC and RI in % over {titles[0]} and {titles[1]}: {where}")
 
 
 def _order(value: Any) -> tuple[bool, float, str]:
@@ -284,7 +271,7 @@ def draw_map(
     panel.grid(False)
 
 
-def _path_curves(run: Run, share: float | None, stem: Path, where: str) -> list[Picture]:
+def _path_curves(run: Run, share: float | None, file: Path, where: str) -> list[Picture]:
     """Rows of pairs, a panel a set; loss in one picture, accuracy in the other."""
     records = [record for record in run.select(share=share) if record.get("path")]
     pairs = list(dict.fromkeys(record["path"]["pair"] for record in records))
@@ -292,9 +279,9 @@ def _path_curves(run: Run, share: float | None, stem: Path, where: str) -> list[
         return []
     pictures = []
     for field, label, scale in (("loss", "loss (nats)", 1.0), ("accuracy", "accuracy (%)", 100.0)):
-        drawn = stem.with_name(f"{stem.name}-{field}")
+        drawn = file.with_name(f"{file.stem}-{field}.png")
         size = (10.4, 0.7 + 1.9 * len(pairs))
-        with picture(len(pairs), len(SETS), drawn, size, sharex=True, sharey=True) as axes:
+        with figure(len(pairs), len(SETS), drawn, size, sharex=True, sharey=True) as axes:
             for row, pair in zip(axes, pairs, strict=True):
                 chosen = [record for record in records if record["path"]["pair"] == pair]
                 for panel, part in zip(row, SETS, strict=True):

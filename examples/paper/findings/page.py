@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The findings page: tables, pictures and claims of all runs of an output folder, made from their records alone."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from hf_cbft.files import write_text
+from hf_cbft.files import whole_file, write_text
 from paper.findings.claims import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Claim, check_claims
 from paper.findings.figures import Picture, run_figures
 from paper.findings.records import SETS, Quantity, Run, accuracy, by_seed, find_runs, in_common, worst_group
@@ -25,16 +26,19 @@ _RIVALS_NOTE = (
     "not told apart: it contains 0. Being ahead in C is no merit where it comes from the cue. "
     "dfr and balanced are told the groups."
 )
+# A page of all experiments is to stay light.
+_MOST_PICTURES = 8
 
 
 def write_findings(output_dir: str | Path, page: str | Path) -> None:
-    """Write the page, its pictures beside it, and the tables of every run into the run's own folder.
+    """Write the page and its pictures beside it, and every table and figure of a run into the run's own folder.
 
     The same records give the same bytes.
 
     Args:
         output_dir (`str` or `Path`): holds a folder for each run.
-        page (`str` or `Path`): a `.md` file; the pictures go to the folder of its name without the suffix.
+        page (`str` or `Path`): a `.md` file; its pictures, at most eight, go to the folder of its name without the
+            suffix.
 
     Raises:
         FileNotFoundError: `output_dir` holds no run.
@@ -45,7 +49,9 @@ def write_findings(output_dir: str | Path, page: str | Path) -> None:
         raise ValueError(f"{page} is to be a Markdown page, whose pictures go to a folder beside it: name a .md file.")
     runs = find_runs(output_dir)
     claims = {run.folder: [claim for claim in check_claims([run]) if claim.where] for run in runs}
-    sections = [_section(run, claims[run.folder], page) for run in runs]
+    drawn = {run.folder: pictures[0] for run in runs if (pictures := run_figures(run))}
+    shown = {folder: _beside(page, drawn[folder]) for folder in _shown(runs, list(drawn))}
+    sections = [_section(run, claims[run.folder], shown.get(run.folder)) for run in runs]
     lines = [
         "# Findings",
         "",
@@ -57,6 +63,21 @@ def write_findings(output_dir: str | Path, page: str | Path) -> None:
         *(line for section in sections for line in section),
     ]
     write_text(page, "\n".join(lines).rstrip("\n") + "\n")
+
+
+def _shown(runs: Sequence[Run], drawn: Sequence[Path]) -> list[Path]:
+    """The folders of the runs whose picture a page shows: of each experiment the last one, then others."""
+    of_experiments = {run.experiment: run.folder for run in runs if run.folder in drawn}
+    return list(dict.fromkeys([*of_experiments.values(), *drawn]))[:_MOST_PICTURES]
+
+
+def _beside(page: Path, picture: Picture) -> str:
+    """Copy a picture into the folder of the page's name; gives the line that shows it."""
+    folder = page.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / picture.file.name) as written:
+        shutil.copyfile(picture.file, written)
+    return f"![{escape_markdown(picture.alt)}]({quote(folder.name)}/{quote(picture.file.name)})"
 
 
 def write_tables(run: Run, claims: Sequence[Claim]) -> list[Table]:
@@ -200,10 +221,9 @@ def _cost(run: Run) -> str:
     return f"- {run.title}: cbft trains {estimate} as long as naive-medium; mean over seeds and shares."
 
 
-def _section(run: Run, claims: Sequence[Claim], page: Path) -> list[str]:
-    """A run's settings, pictures and tables; writes the pictures and the table files."""
+def _section(run: Run, claims: Sequence[Claim], picture: str | None) -> list[str]:
+    """A run's settings, picture and tables; writes the table files."""
     tables = write_tables(run, claims)
-    pictures = run_figures(run, page.with_suffix(""))
     shares = [f"{share:g}" for share in run.shares if share is not None]
     seeds = f"seed{'s' if len(run.seeds) > 1 else ''} {', '.join(map(str, run.seeds))}"
     said = [seeds] if run.seeds else ["no job is done"]
@@ -217,15 +237,10 @@ def _section(run: Run, claims: Sequence[Claim], page: Path) -> list[str]:
             f"- {escape_markdown(f'{name}: {why}' if why else name)}" for name, why in sorted(run.failed.items())
         )
         lines += ["These jobs failed, and their cells are missing:", "", *failed, ""]
-    for shown in pictures:
-        lines += [_image(shown, page), ""]
+    lines += [] if picture is None else [picture, ""]
     notes = dict.fromkeys(note for table in tables for note in table.notes)
     for table in tables:
         lines += [f"### {escape_markdown(table.title)}", "", table.to_markdown()]
     for note in notes:
         lines += [escape_markdown(note), ""]
     return lines
-
-
-def _image(shown: Picture, page: Path) -> str:
-    return f"![{escape_markdown(shown.alt)}]({quote(page.stem)}/{quote(shown.stem.name)}.svg)"
