@@ -25,7 +25,10 @@ from hf_cbft.data.counterfactuals import add_cue
 from hf_cbft.data.sentences import generate_completions, word_tokenizer
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "examples/README.md", *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md")))
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "examples/README.md"),
+    *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md")),
+)
 # Commands of these run for minutes; see the tests with their names.
 TRIED_WHOLE = ("README.md", "examples/README.md")
 KINDS = ("circle", "square", "triangle")
