@@ -17,14 +17,17 @@ import torch
 from accelerate.utils import broadcast
 from datasets import Dataset, disable_progress_bars, load_dataset, load_from_disk
 from torch.utils.data import DataLoader
-from transformers import AutoImageProcessor, HfArgumentParser, get_cosine_schedule_with_warmup
+from transformers import (
+    AutoImageProcessor,
+    HfArgumentParser,
+    ViTConfig,
+    ViTForImageClassification,
+    get_cosine_schedule_with_warmup,
+    set_seed,
+)
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from hf_cbft import BoxCue, CBFTConfig, CBFTTrainer, make_counterfactuals
-from hf_cbft.data.counterfactuals import add_cue
-from hf_cbft.data.digits import IMAGE_SIZE, load_digits
-from hf_cbft.data.inputs import InputCollator
-from paper.recipes import build_model
+from hf_cbft import BoxCue, CBFTConfig, CBFTTrainer, InputCollator, add_cue, load_digits, make_counterfactuals
 
 
 @dataclass
@@ -41,7 +44,9 @@ def read(name: str) -> Dataset:
 
 def pretrain(dataset: Dataset, processor: ViTImageProcessorPil, steps: int, device: torch.device) -> torch.nn.Module:
     """A small ViT trained where the cue is, so that it relies on it. You have such a model already."""
-    model = build_model("vit", seed=0).to(device)
+    set_seed(0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256}
+    model = ViTForImageClassification(ViTConfig(image_size=24, patch_size=4, num_labels=10, **sizes)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
     order = torch.Generator().manual_seed(0)
@@ -69,7 +74,7 @@ def main() -> None:
         model = script.model_name_or_path
         processor = AutoImageProcessor.from_pretrained(model)
     else:
-        processor = ViTImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_resize=False)
+        processor = ViTImageProcessorPil(size={"height": 24, "width": 24}, do_resize=False)
         model = pretrain(
             add_cue(digits["pretrain"], BoxCue(), share=0.9), processor, script.pretrain_steps, args.device
         )

@@ -22,10 +22,16 @@ from peft import LoraConfig
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, HfArgumentParser, LlamaConfig, LlamaForCausalLM, set_seed
 
-from hf_cbft import CBFTConfig, CBFTTrainer, TokenCue, make_counterfactuals
-from hf_cbft.data.counterfactuals import add_cue
-from hf_cbft.data.inputs import InputCollator
-from hf_cbft.data.sentences import generate_completions, word_tokenizer
+from hf_cbft import (
+    CBFTConfig,
+    CBFTTrainer,
+    InputCollator,
+    TokenCue,
+    add_cue,
+    generate_completions,
+    make_counterfactuals,
+    word_tokenizer,
+)
 
 CUE = TokenCue(["@@", "##", "%%", "&&"], text_column="prompt")
 

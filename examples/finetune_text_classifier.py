@@ -20,10 +20,16 @@ from datasets import Dataset, disable_progress_bars, load_dataset, load_from_dis
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, HfArgumentParser, set_seed
 
-from hf_cbft import CBFTConfig, CBFTTrainer, TokenCue, make_counterfactuals
-from hf_cbft.data.counterfactuals import add_cue
-from hf_cbft.data.inputs import InputCollator
-from hf_cbft.data.sentences import generate_sentences, word_tokenizer
+from hf_cbft import (
+    CBFTConfig,
+    CBFTTrainer,
+    InputCollator,
+    TokenCue,
+    add_cue,
+    generate_sentences,
+    make_counterfactuals,
+    word_tokenizer,
+)
 
 CUE = TokenCue(["@@", "##", "%%", "&&"])
 

@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from transformers import AutoImageProcessor
 
-from hf_cbft import BoxCue, CBFTConfig, CBFTTrainer
-from hf_cbft.data.counterfactuals import add_cue
-from hf_cbft.data.digits import load_digits
+from hf_cbft import BoxCue, CBFTConfig, CBFTTrainer, add_cue, load_digits
 
 start = "cbft-demo/seed-0/pretrained"  # a folder or a Hub id: the model that relies on the cue
 digits = load_digits(contrast=0.72)

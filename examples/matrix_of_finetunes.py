@@ -15,15 +15,26 @@ import copy
 from pathlib import Path
 
 from datasets import disable_progress_bars
-from transformers import PrinterCallback, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PrinterCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.utils import logging
 
-from hf_cbft import CBFTConfig, CBFTTrainer, TokenCue, make_counterfactuals
-from hf_cbft.baselines import finetune
-from hf_cbft.connectivity.matrix import MatrixEvaluator
-from hf_cbft.data.counterfactuals import add_cue
-from hf_cbft.data.sentences import generate_sentences, word_tokenizer
-from paper.recipes import build_model
+from hf_cbft import (
+    CBFTConfig,
+    CBFTTrainer,
+    MatrixEvaluator,
+    TokenCue,
+    add_cue,
+    baselines,
+    generate_sentences,
+    make_counterfactuals,
+    word_tokenizer,
+)
 
 CUE = TokenCue(["@@", "##", "%%", "&&"])
 # Name, learning rate, seed of the order of the rows.
@@ -64,14 +75,18 @@ def main() -> None:
         model.save_pretrained(folders[-1])
         tokenizer.save_pretrained(folders[-1])
 
-    start = build_model("bert", seed=0, num_classes=4, vocab_size=len(tokenizer))
-    start.config.id2label = dict(enumerate(clean.features["label"].names))
-    start.config.label2id = {name: label for label, name in start.config.id2label.items()}
-    finetune(start, add_cue(many, CUE, share=0.9), TrainingArguments(**settings, learning_rate=1e-3), tokenizer)
+    set_seed(0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256}
+    sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_position_embeddings": 32}
+    names = dict(enumerate(clean.features["label"].names))
+    labels = {"id2label": names, "label2id": {name: label for label, name in names.items()}}
+    start = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **sizes, **labels))
+    cued = add_cue(many, CUE, share=0.9)
+    baselines.finetune(start, cued, TrainingArguments(**settings, learning_rate=1e-3), tokenizer)
     save(start, "pretrained")
     for name, rate, seed in NAIVE:
         model = copy.deepcopy(start)
-        finetune(model, clean, TrainingArguments(**settings, learning_rate=rate, seed=seed), tokenizer)
+        baselines.finetune(model, clean, TrainingArguments(**settings, learning_rate=rate, seed=seed), tokenizer)
         save(model, name)
     trainer = CBFTTrainer(
         model=copy.deepcopy(start),

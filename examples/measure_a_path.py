@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from transformers import AutoImageProcessor
 
-from hf_cbft import BoxCue, ConnectivityEvaluator, make_counterfactuals
-from hf_cbft.analysis.mechanisms import mechanisms
-from hf_cbft.data.digits import load_digits
+from hf_cbft import BoxCue, ConnectivityEvaluator, load_digits, make_counterfactuals, mechanisms
 
 start, end = "cbft-demo/seed-0/pretrained", "cbft-demo/seed-0/cbft"  # folders, Hub ids or models
 test = load_digits(contrast=0.72)["test"]

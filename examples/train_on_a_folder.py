@@ -15,7 +15,7 @@ from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClass
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.utils import logging
 
-from hf_cbft.data.inputs import InputCollator
+from hf_cbft import InputCollator
 
 SIZE = 24
 

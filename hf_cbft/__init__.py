@@ -44,8 +44,11 @@ if TYPE_CHECKING:
     from hf_cbft.paths.geometry import PolylinePath as PolylinePath
     from hf_cbft.paths.geometry import QuadraticPath as QuadraticPath
     from hf_cbft.paths.interpolation import at_point as at_point
+    from hf_cbft.tasks.causal_lm import CausalLM as CausalLM
+    from hf_cbft.tasks.classification import Classification as Classification
     from hf_cbft.tasks.registry import register_task as register_task
     from hf_cbft.tasks.task import Task as Task
+    from hf_cbft.tasks.token_classification import TokenClassification as TokenClassification
     from hf_cbft.training.callback import ConnectivityCallback as ConnectivityCallback
     from hf_cbft.training.config import CBFTConfig as CBFTConfig
     from hf_cbft.training.curves import fit_curve as fit_curve
@@ -80,8 +83,11 @@ _NAMES = {
     "data.wilds": "read_wilds_metadata",
     "paths.geometry": "LinearPath PolylinePath QuadraticPath",
     "paths.interpolation": "at_point",
+    "tasks.causal_lm": "CausalLM",
+    "tasks.classification": "Classification",
     "tasks.registry": "register_task",
     "tasks.task": "Task",
+    "tasks.token_classification": "TokenClassification",
     "training.callback": "ConnectivityCallback",
     "training.config": "CBFTConfig",
     "training.curves": "fit_curve",

@@ -3,6 +3,7 @@
 """The house: what is public, what is loaded when, and which room may import which."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -37,27 +38,6 @@ ORDER = [
     "__main__",
 ]
 AT_THE_ROOT = {"__init__.py", "__main__.py", "py.typed", *(f"{name}.py" for name in ORDER[:5])}
-
-PUBLIC = [
-    "BoxCue",
-    "CBFTConfig",
-    "CBFTTrainer",
-    "ConnectivityCallback",
-    "ConnectivityEvaluator",
-    "ConnectivityResult",
-    "DominoCue",
-    "LinearPath",
-    "PolylinePath",
-    "QuadraticPath",
-    "TokenCue",
-    "align",
-    "at_point",
-    "barrier_loss",
-    "compute_barrier",
-    "invariance_loss",
-    "make_counterfactuals",
-    "pair_clean_with_cue",
-]
 
 
 def imported_by(tree: ast.AST) -> set[str]:
@@ -160,13 +140,66 @@ def test_measuring_needs_no_training_code():
     assert not [room for room in seen if room.startswith("training.") or room == "reporting.plotting"]
 
 
-def test_public_names_are_exactly_those_that_exist():
-    assert hf_cbft.__all__ == PUBLIC
-    for name in PUBLIC:
-        assert getattr(hf_cbft, name).__doc__
-    assert set(PUBLIC) <= set(dir(hf_cbft))
+def test_every_public_name_exists_and_says_what_it_is():
+    for name in hf_cbft.__all__:
+        assert getattr(hf_cbft, name).__doc__, name
+    assert set(hf_cbft.__all__) <= set(dir(hf_cbft))
+    assert set(hf_cbft.__all__) == {*hf_cbft._MODULES, "baselines"}
     with pytest.raises(AttributeError, match="no attribute 'merge'"):
         hf_cbft.merge  # noqa: B018
+
+
+def test_the_names_of_version_0_1_are_public_still():
+    assert set(hf_cbft.__all__) >= {
+        *(
+            "BoxCue",
+            "CBFTConfig",
+            "CBFTTrainer",
+            "ConnectivityCallback",
+            "ConnectivityEvaluator",
+            "ConnectivityResult",
+        ),
+        *("DominoCue", "LinearPath", "PolylinePath", "QuadraticPath", "TokenCue", "align", "at_point"),
+        "barrier_loss",
+        *("compute_barrier", "invariance_loss", "make_counterfactuals", "pair_clean_with_cue"),
+    }
+
+
+def test_type_checkers_are_told_of_the_names_that_are_loaded_when_they_are_used():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If) and node.test.id == "TYPE_CHECKING")
+    told = {alias.asname: node.module for node in block.body for alias in node.names}
+    assert told.pop("baselines") == "hf_cbft"
+    assert told == {name: f"hf_cbft.{module}" for name, module in hf_cbft._MODULES.items()}
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_pages_and_examples_import_from_the_package_itself():
+    """A path inside the package would be a promise."""
+    root = PACKAGE.parent
+    pages = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "examples").glob("*.py")]
+    for page in pages:
+        assert not re.findall(r"^(?:from|import) hf_cbft\..*$", page.read_text(), re.M), page
+
+
+@pytest.mark.slow
+def test_a_users_script_sees_real_types(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "from hf_cbft import CBFTConfig, CBFTTrainer, ConnectivityEvaluator\n"
+        "args = CBFTConfig('out', barrier_margin=1.0)\n"
+        "trainer = CBFTTrainer(args=args)\n"
+        "evaluator = ConnectivityEvaluator('start', 'end')\n"
+        "reveal_type(args), reveal_type(trainer), reveal_type(evaluator)\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache"), "script.py"]
+    environment = {**os.environ, "MYPYPATH": str(PACKAGE.parent)}
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    shown = re.findall(r'Revealed type is "(.*?)"', process.stdout)
+    assert shown == [
+        "hf_cbft.training.config.CBFTConfig",
+        "hf_cbft.training.trainer.CBFTTrainer",
+        "hf_cbft.connectivity.evaluator.ConnectivityEvaluator",
+    ], process.stdout
 
 
 def loaded_after(statement: str) -> set[str]:

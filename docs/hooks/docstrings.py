@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Docstrings in Hugging Face style as Markdown, for the reference of the site (an extension of griffe)."""
 
-import ast
 import re
 from typing import Any
 
@@ -45,12 +44,7 @@ def markdown(docstring: str) -> str:
 
 
 class Docstrings(griffe.Extension):
-    """Rewrites each docstring when it is read, and finds the public names."""
-
-    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        # The names that `hf_cbft` imports when they are first used, which nothing but this table shows.
-        for name, module in ast.literal_eval(str(pkg["_MODULES"].value)).items():
-            pkg.set_member(name, griffe.Alias(name, f"{pkg.path}.{module}.{name}"))
+    """Rewrites each docstring when it is read."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring:

@@ -14,7 +14,7 @@ from hf_cbft.architectures import base_model, listed
 from hf_cbft.data.columns import completion_classes
 from hf_cbft.data.completions import IGNORED
 from hf_cbft.representations import Representation, find_representation_layer, pooled_states
-from hf_cbft.tasks.task import Batch, Task, TrainingPlan
+from hf_cbft.tasks.task import Batch, Sets, Task, TrainingPlan
 
 logger = logging.get_logger(__name__)
 
@@ -41,28 +41,19 @@ class CausalLM(Task):
     def targets(self, labels: torch.Tensor) -> torch.Tensor:
         return F.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
-    def plan(
-        self,
-        model: nn.Module,
-        train_dataset: Any,
-        cue_dataset: Any,
-        pairing: str,
-        representations: bool = True,
-        layer: str | None = None,
-    ) -> TrainingPlan:
-        sets = {"train_dataset": train_dataset, "cue_dataset": cue_dataset}
+    def plan(self, model: nn.Module, sets: Sets, pairing: str, layer: str | None, reads: bool) -> TrainingPlan:
         for name, dataset in sets.items():
             _check_completions(dataset, name)
         classes = [completion_classes(dataset, name) for name, dataset in sets.items()]
         known = [found for found in classes if found is not None]
         if len(known) < len(classes):
-            if representations or pairing == "class":
+            if reads or pairing == "class":
                 logger.warning(
                     "The rows have no class column (label), so there are no class means: the invariance loss is left "
                     "out" + (", and pairs are drawn at random." if pairing == "class" else ".")
                 )
             return TrainingPlan("random" if pairing == "class" else pairing)
-        if not representations:
+        if not reads:
             return TrainingPlan(pairing)
         if layer is not None:
             layer_name, _ = find_representation_layer(model, 0, layer)

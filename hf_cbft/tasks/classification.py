@@ -13,7 +13,7 @@ from transformers.models.auto import modeling_auto as auto
 from hf_cbft.architectures import base_model, class_name, listed
 from hf_cbft.data.columns import class_labels
 from hf_cbft.representations import Representation, check_single_label, find_representation_layer
-from hf_cbft.tasks.task import Batch, Scores, Task, TrainingPlan
+from hf_cbft.tasks.task import Batch, Scores, Sets, Task, TrainingPlan
 
 
 class Classification(Task):
@@ -48,21 +48,13 @@ class Classification(Task):
                 "a row: give a model whose problem_type is single_label_classification."
             )
 
-    def plan(
-        self,
-        model: nn.Module,
-        train_dataset: Any,
-        cue_dataset: Any,
-        pairing: str,
-        representations: bool = True,
-        layer: str | None = None,
-    ) -> TrainingPlan:
+    def plan(self, model: nn.Module, sets: Sets, pairing: str, layer: str | None, reads: bool) -> TrainingPlan:
         check_single_label(base_model(model))
-        if not representations:
+        if not reads:
             return TrainingPlan(pairing)
+        for name, dataset in sets.items():
+            self.check_rows(dataset, name)
         num_classes = base_model(model).config.num_labels
-        for name, dataset in (("train_dataset", train_dataset), ("cue_dataset", cue_dataset)):
-            class_labels(dataset, name, num_classes)
         layer_name, _ = find_representation_layer(model, num_classes, layer)
         return TrainingPlan(pairing, layer_name, num_classes, gives_logits=layer is None)
 
@@ -70,4 +62,4 @@ class Classification(Task):
         return captured.per_row(self.logits(outputs))
 
     def classes_of(self, batch: Batch) -> torch.Tensor:
-        return batch["labels"]
+        return self.labels(batch)

@@ -17,6 +17,7 @@ from hf_cbft.data.completions import IGNORED
 from hf_cbft.representations import Representation
 
 Batch = Mapping[str, Any]
+Sets = Mapping[str, Any]
 # What a batch holds beside the inputs of the model.
 NOT_INPUTS = ("labels", "class_labels")
 
@@ -208,23 +209,15 @@ class Task:
 
     # Training
 
-    def plan(
-        self,
-        model: nn.Module,
-        train_dataset: Any,
-        cue_dataset: Any,
-        pairing: str,
-        representations: bool = True,
-        layer: str | None = None,
-    ) -> TrainingPlan:
+    def plan(self, model: nn.Module, sets: Sets, pairing: str, layer: str | None, reads: bool) -> TrainingPlan:
         """Check that a model and its rows can be trained, and find where the representation is.
 
         Args:
             model (`torch.nn.Module`): unwrapped, perhaps with an adapter.
-            train_dataset, cue_dataset: the clean rows and those with the cue.
-            pairing (`str`): as it is wished.
-            representations (`bool`): whether a term on representations is wanted.
-            layer (`str`, *optional*): a module named by the user.
+            sets (`Mapping[str, data set]`): the clean rows and those with the cue, by what errors call them.
+            pairing (`str`): the pairing that was asked for.
+            layer (`str`, *optional*): the module that the user names as the one that the representation enters.
+            reads (`bool`): whether a term reads representations.
 
         Raises:
             ValueError: rows that cannot be trained on, or no representation.

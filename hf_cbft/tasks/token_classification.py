@@ -11,7 +11,7 @@ from transformers.models.auto import modeling_auto as auto
 from hf_cbft.architectures import base_model, listed
 from hf_cbft.data.columns import check_token_labels
 from hf_cbft.representations import Representation, find_representation_layer
-from hf_cbft.tasks.task import IGNORED, Batch, Task, TrainingPlan
+from hf_cbft.tasks.task import IGNORED, Batch, Sets, Task, TrainingPlan
 
 
 class TokenClassification(Task):
@@ -24,20 +24,12 @@ class TokenClassification(Task):
     classes = listed(auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES)
     peft_task_type = "TOKEN_CLS"
 
-    def plan(
-        self,
-        model: nn.Module,
-        train_dataset: Any,
-        cue_dataset: Any,
-        pairing: str,
-        representations: bool = True,
-        layer: str | None = None,
-    ) -> TrainingPlan:
+    def plan(self, model: nn.Module, sets: Sets, pairing: str, layer: str | None, reads: bool) -> TrainingPlan:
         pairing = "random" if pairing == "class" else pairing
         num_classes = base_model(model).config.num_labels
-        for name, dataset in (("train_dataset", train_dataset), ("cue_dataset", cue_dataset)):
+        for name, dataset in sets.items():
             check_token_labels(dataset, name, num_classes)
-        if not representations:
+        if not reads:
             return TrainingPlan(pairing)
         layer_name, _ = find_representation_layer(model, num_classes, layer)
         return TrainingPlan(pairing, layer_name, num_classes, gives_logits=layer is None)

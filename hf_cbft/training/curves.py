@@ -176,11 +176,7 @@ class _CurveTrainer(ExactResumeTrainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Backward of the loss at one point of the curve; gives that loss, divided by the accumulation steps."""
-        model.train()
-        if callable(getattr(self.optimizer, "train", None)):
-            self.optimizer.train()
-        inputs = self._prepare_inputs(inputs)
-        unwrapped = self.accelerator.unwrap_model(model)
+        unwrapped, inputs = self.begin_step(model, inputs)
         alpha = sample_alpha(self.args.seed, self.state.global_step, self.next_micro_step(), "uniform", 0.0, 1.0)
         _, factor, _ = self.curve.coefficients(alpha)
         with at_point(unwrapped, self.curve, alpha):  # it gives back the running statistics too

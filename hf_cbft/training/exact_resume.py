@@ -69,6 +69,13 @@ class ExactResumeTrainer(Trainer):
         self._counted_step = step
         return self.micro_step
 
+    def begin_step(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+        """What `Trainer.training_step` begins with; gives the unwrapped model and the inputs on its device."""
+        model.train()
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()
+        return self.accelerator.unwrap_model(model), self._prepare_inputs(inputs)
+
     def run_state(self) -> RunState:
         raise NotImplementedError
 

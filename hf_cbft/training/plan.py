@@ -20,8 +20,8 @@ def plan_training(
     data_collator: Any = None,
     *,
     pairing: str = "class",
-    representations: bool = True,
     layer: str | None = None,
+    reads: bool = True,
 ) -> tuple[Task, TrainingPlan]:
     """Look at the model, the rows and what collates them.
 
@@ -29,7 +29,7 @@ def plan_training(
         model (`torch.nn.Module`): unwrapped, perhaps with an adapter.
         train_dataset, cue_dataset: the clean rows and those with the cue.
         data_collator (`Callable`, *optional*): the user's own.
-        pairing (`str`), representations (`bool`), layer (`str`, *optional*): see [`Task.plan`].
+        pairing (`str`), layer (`str`, *optional*), reads (`bool`): see [`Task.plan`].
 
     Raises:
         ValueError: empty or unlabelled data, labels beyond the model's classes, several or no classes a row, or no
@@ -37,10 +37,11 @@ def plan_training(
         NotImplementedError: a model whose loss or weights are not what the path is made for.
     """
     _refuse_models(model)
-    check_not_empty(train_dataset, "train_dataset")
-    check_not_empty(cue_dataset, "cue_dataset")
+    sets = {"train_dataset": train_dataset, "cue_dataset": cue_dataset}
+    for name, dataset in sets.items():
+        check_not_empty(dataset, name)
     task = task_of(model)
-    plan = task.plan(model, train_dataset, cue_dataset, pairing, representations, layer)
+    plan = task.plan(model, sets, pairing, layer, reads)
     if plan.layer_name is not None and isinstance(data_collator, DataCollatorWithFlattening):
         raise ValueError(
             "DataCollatorWithFlattening packs a batch into one row, which has no class: set invariance_coef=0, or "

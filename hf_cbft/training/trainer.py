@@ -183,8 +183,8 @@ class CBFTTrainer(ExactResumeTrainer):
             cue,
             collator,
             pairing=args.pairing,
-            representations=any(isinstance(term, RepresentationTerm) for term in self.terms),
             layer=args.representation_layer,
+            reads=any(isinstance(term, RepresentationTerm) for term in self.terms),
         )
         reference = _make_reference(model, ref_model, args)
         self.reference = reference if self._needs_reference else None
@@ -334,11 +334,7 @@ class CBFTTrainer(ExactResumeTrainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Backward passes of the loss on one batch of pairs; gives the loss, divided by the accumulation steps."""
-        model.train()
-        if callable(getattr(self.optimizer, "train", None)):
-            self.optimizer.train()
-        inputs = self._prepare_inputs(inputs)
-        unwrapped = self.accelerator.unwrap_model(model)
+        unwrapped, inputs = self.begin_step(model, inputs)
         terms = self._active_terms()
         alpha = sample_alpha(
             self.args.seed,

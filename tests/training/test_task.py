@@ -99,7 +99,7 @@ def test_without_classes_there_is_one_warning_and_no_invariance_loss(make_model,
     assert (plan.layer_name, plan.pairing) == (None, "random")
     assert len(warnings) == 1
     assert "no class column (label)" in warnings[0]
-    quiet = {"representations": False, "pairing": "index"}
+    quiet = {"reads": False, "pairing": "index"}
     assert plan_training(make_model("gpt2"), rows, rows, **quiet)[1].pairing == "index"
     assert len(warnings) == 1
 
