@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hf_cbft.connectivity.matrix import MatrixEvaluator as MatrixEvaluator
     from hf_cbft.connectivity.matrix import connectivity_matrix as connectivity_matrix
     from hf_cbft.connectivity.matrix_results import MatrixResult as MatrixResult
+    from hf_cbft.connectivity.measuring import measure as measure
     from hf_cbft.connectivity.results import ConnectivityResult as ConnectivityResult
     from hf_cbft.data.backgrounds import BackgroundCue as BackgroundCue
     from hf_cbft.data.balancing import balance_groups as balance_groups
@@ -69,6 +70,7 @@ _NAMES = {
     "connectivity.evaluator": "ConnectivityEvaluator",
     "connectivity.matrix": "MatrixEvaluator connectivity_matrix",
     "connectivity.matrix_results": "MatrixResult",
+    "connectivity.measuring": "measure",
     "connectivity.results": "ConnectivityResult",
     "data.backgrounds": "BackgroundCue",
     "data.balancing": "balance_groups",
@@ -102,7 +104,7 @@ _TAKEN_IN = {
     "analysis": "barriers mechanisms",
     "baselines": "feature_reweighting last_layer",
     "checkpoints": "curve_files",
-    "connectivity": "endpoints:opening ends matrix matrix_results metrics points results soups sweep",
+    "connectivity": "endpoints:opening ends matrix matrix_results metrics points results soups sweep:batches",
     "paths": "batchnorm fingerprint interpolation",
     "references": "adapter_reference:adapter lora reference:weights",
     "reporting": "card_text plotting report:page report_chart:page_chart report_examples:page_examples",

@@ -2,66 +2,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loss and metrics along the path between two checkpoints, and the barriers on it."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from datasets import Dataset
 from huggingface_hub import ModelCardData
 from torch import nn
-from tqdm.auto import tqdm
 
 from hf_cbft.alignment.alignments import Alignment
 from hf_cbft.alignment.matching import resolve_alignment
-from hf_cbft.analysis.barriers import check_statistics
-from hf_cbft.architectures import base_model
-from hf_cbft.checkpoints.loading import LoadOptions, describe, source_name
+from hf_cbft.checkpoints.loading import LoadOptions, source_name
 from hf_cbft.connectivity.ends import Ends, WeightEnds, save_ordinary
-from hf_cbft.connectivity.metrics import Outcome, resolve_metrics
+from hf_cbft.connectivity.measuring import Measurer, check_measuring
 from hf_cbft.connectivity.opening import open_ends
-from hf_cbft.connectivity.points import Point, PointStore
-from hf_cbft.connectivity.results import ConnectivityResult, with_barriers
-from hf_cbft.connectivity.sweep import Passes, rows_changed
-from hf_cbft.data.columns import check_not_empty, group_values
-from hf_cbft.data.inputs import InputCollator, drop_unused_columns
-from hf_cbft.distributed import on_main_rank, rank
+from hf_cbft.connectivity.results import ConnectivityResult
+from hf_cbft.distributed import on_main_rank
 from hf_cbft.files import whole_folder, write_text
-from hf_cbft.paths.batchnorm import batchnorm_modules
 from hf_cbft.paths.geometry import PolylinePath, QuadraticPath, check_alpha
 from hf_cbft.paths.interpolation import evaluation_mode
-from hf_cbft.tasks.registry import task_of
-from hf_cbft.tasks.task import Scores
-
-logger = logging.getLogger(__name__)
-
-
-class Store(Protocol):
-    """Where the points of a sweep are kept, by name."""
-
-    def load(self, name: str) -> Point | None: ...
-
-    def save(self, name: str, point: Point) -> None: ...
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is measured at each point.
-
-    Args:
-        settings (`dict[str, Any]`): what a result says of it.
-        alphas (`np.ndarray`): (P,), the points.
-        sets (`dict[str, data set]`): by name.
-        groups (`dict[str, np.ndarray]`): by set, the group of each row, or `None`.
-    """
-
-    settings: dict[str, Any]
-    alphas: np.ndarray
-    sets: dict[str, Any]
-    groups: dict[str, np.ndarray | None]
 
 
 class ConnectivityEvaluator:
@@ -124,29 +84,23 @@ class ConnectivityEvaluator:
         token: str | None = None,
         allow_pickle: bool = False,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size = {batch_size}: give at least 1.")
-        if calibration_dataset is not None:
-            check_not_empty(calibration_dataset, "calibration_dataset")
-        self.metrics = resolve_metrics(metrics)
+        known = check_measuring(batch_size, metrics, calibration_dataset)
         self.names = {"start": source_name(start), "end": source_name(end)}
         if head_from is not None:
             self.names["head_from"] = head_from
-        self.options = LoadOptions(dtype, device_map, token, allow_pickle, trust_remote_code)
-        self._ends: Ends = open_ends(start, end, self.options, head_from)
+        options = LoadOptions(dtype, device_map, token, allow_pickle, trust_remote_code)
+        self._ends: Ends = open_ends(start, end, options, head_from)
         self.model = self._ends.model
         self.processing_class = processing_class
-        self.calibration_dataset = calibration_dataset
-        self.batch_size = batch_size
-        self.task = task_of(self.model)
-        self.task.check_model(self.model)
-        self.collator = InputCollator(base_model(self.model), processing_class, data_collator)
+        self.measurer = Measurer(
+            self.model, known, processing_class, data_collator, batch_size, calibration_dataset, options
+        )
         self.alignment: Alignment | None = None
         if align is not None:
-            self.alignment = self._align(align, end, data_collator)
+            self.alignment = self._align(align, end)
             self.names["align"] = self.alignment.summary()
 
-    def _align(self, how: Any, end: Any, data_collator: Any) -> Alignment:
+    def _align(self, how: Any, end: Any) -> Alignment:
         """Find or read the alignment, and let the ends read the end in its new order."""
         ends = self._ends
         if not isinstance(ends, WeightEnds):
@@ -159,20 +113,21 @@ class ConnectivityEvaluator:
                 "The model is sharded, and its units cannot be moved across shards: align on one process "
                 "(hf-cbft align), and give the aligned checkpoint as end."
             )
+        measurer = self.measurer
         alignment = on_main_rank(
             lambda: resolve_alignment(
                 how,
                 self.model,
                 end,
-                self.calibration_dataset,
+                measurer.calibration_dataset,
                 processing_class=self.processing_class,
-                data_collator=data_collator,
-                batch_size=self.batch_size,
-                **asdict(self.options),
+                data_collator=measurer.data_collator,
+                batch_size=measurer.batch_size,
+                **asdict(measurer.options),
             )
         )
         alignment.check(self.model)
-        self._ends = WeightEnds(self.model, alignment.permuted(ends.end), self.options)
+        self._ends = WeightEnds(self.model, alignment.permuted(ends.end), measurer.options)
         return alignment
 
     def evaluate(
@@ -227,82 +182,10 @@ class ConnectivityEvaluator:
             "num_resamples": num_resamples,
             "seed": seed,
         }
-        plan = self.plan(datasets, check_grid(num_points, alphas), group_column, statistics)
+        plan = self.measurer.plan(datasets, check_grid(num_points, alphas), group_column, statistics)
         settings = {**self.names, "path": _path_name(path), **plan.settings}
-        store = None if resume_dir is None else self.store(Path(resume_dir), plan, settings, ends)
-        return self.follow(plan, settings, ends, store)
-
-    def plan(
-        self, datasets: Any, alphas: np.ndarray, group_column: str | None, statistics: Mapping[str, Any]
-    ) -> "Plan":
-        """What is measured at each point of a path, checked; it serves every path of the same model."""
-        check_statistics(statistics["baseline"], statistics["confidence"], statistics["num_resamples"])
-        sets = dict(datasets) if isinstance(datasets, Mapping) else {"data": datasets}
-        if not sets:
-            raise ValueError("datasets is an empty dict: give at least one data set to measure on.")
-        groups = {name: self._checked(dataset, name, group_column) for name, dataset in sets.items()}
-        settings = {
-            **describe(self.options),
-            "num_points": len(alphas),
-            "batch_size": self.batch_size,
-            "metrics": list(self.metrics),
-            "calibration_rows": 0 if self.calibration_dataset is None else len(self.calibration_dataset),
-            "group_column": group_column,
-            "guess_loss": self.task.guess_loss,
-            **statistics,
-        }
-        if batchnorm_modules(self.model) and self.calibration_dataset is None:
-            logger.warning(
-                "The model has BatchNorm and no calibration_dataset was given: interior points use interpolated "
-                "running statistics, and part of a barrier may come from those alone."
-            )
-        sets = {name: drop_unused_columns(dataset, base_model(self.model)) for name, dataset in sets.items()}
-        return Plan(settings, alphas, sets, groups)
-
-    def store(self, folder: Path, plan: "Plan", settings: Mapping[str, Any], ends: Ends) -> PointStore:
-        """The folder that keeps the points of a plan, on the main rank; a `ValueError` where it is another's."""
-        identity = {"settings": settings, "alphas": plan.alphas.tolist(), "weights": ends.fingerprints()}
-        identity["rows"] = {name: len(dataset) for name, dataset in plan.sets.items()}
-        return on_main_rank(lambda: PointStore(folder, identity))
-
-    def follow(
-        self, plan: "Plan", settings: Mapping[str, Any], ends: Ends, store: "Store | None"
-    ) -> ConnectivityResult:
-        """Measure a plan between two ends. What the store has is not measured again."""
-        passes = self._passes()
-        points: list[Point] = []
-        metrics: list[dict[str, dict[str, float]]] = []
-        total = len(plan.alphas) * len(plan.sets)
-        with (
-            evaluation_mode(self.model),
-            ends.moving() as move,
-            tqdm(total=total, desc="Path", disable=rank() > 0 or None) as progress,
-        ):
-            for index, alpha in enumerate(plan.alphas):
-                name = f"point-{index:04d}"
-                point = None if store is None else on_main_rank(partial(store.load, name))
-                if point is None:
-                    move(alpha)
-                    if self._calibrates and 0.0 < alpha < 1.0:
-                        passes.calibrate(self.calibration_dataset)
-                    point = _measured(passes, plan.sets, progress)
-                    if store is not None:
-                        on_main_rank(partial(store.save, name, point))
-                else:
-                    if not points:
-                        passes.batch_size = point.batch_size
-                        _check_same_data(
-                            {part: passes.digest(rows, f"the data set {part!r}") for part, rows in plan.sets.items()},
-                            point,
-                        )
-                    progress.update(len(plan.sets))
-                if points and point.batch_size == points[0].batch_size:
-                    _check_same_data(point.digests, points[0])
-                _check_finite(point, alpha)
-                points.append(point)
-                # At once, so that a metric that fails does so at the first point.
-                metrics.append({n: self._metrics(scores, plan.groups[n]) for n, scores in point.scores.items()})
-        return _result(settings, plan.alphas, points, metrics, plan.groups)
+        store = None if resume_dir is None else self.measurer.store(Path(resume_dir), plan, settings, ends)
+        return self.measurer.along(plan, settings, ends, store)
 
     def save_point(self, alpha: float, folder: str | Path, path: Any = "linear") -> None:
         """Write the model at a point of the path as an ordinary checkpoint: a soup of both, where they are connected.
@@ -323,86 +206,12 @@ class ConnectivityEvaluator:
         check_alpha(alpha)
         with evaluation_mode(self.model), ends.moving() as move, whole_folder(folder) as written:
             move(alpha)
-            if self._calibrates and 0.0 < alpha < 1.0:
-                self._passes().calibrate(self.calibration_dataset)
+            if self.measurer.calibrates and 0.0 < alpha < 1.0:
+                self.measurer.runner().calibrate(self.measurer.calibration_dataset)
             save_ordinary(self.model, written)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(written)
             write_text(written / "README.md", _card(self.names, alpha, _path_name(path)))
-
-    @property
-    def _calibrates(self) -> bool:
-        return self.calibration_dataset is not None and bool(batchnorm_modules(self.model))
-
-    def _passes(self) -> Passes:
-        return Passes(self.model, self.task, self.collator, self.batch_size)
-
-    def _checked(self, dataset: Any, name: str, group_column: str | None) -> np.ndarray | None:
-        """The groups of a data set's rows, where they are asked for; refuses what cannot be measured."""
-        what = f"The data set {name!r}"
-        check_not_empty(dataset, what)
-        self.task.check_rows(dataset, what)
-        if group_column is None:
-            return None
-        if not hasattr(dataset, "features"):  # rows of any kind
-            dataset = Dataset.from_list([{k: v for k, v in row.items() if k == group_column} for row in dataset])
-        return group_values(dataset, group_column, what)
-
-    def _metrics(self, scores: Scores, groups: np.ndarray | None) -> dict[str, float]:
-        parts = (scores.losses, scores.weights, scores.correct, scores.predictions, scores.references, groups)
-        return {name: compute(Outcome(*parts)) for name, compute in self.metrics.items()}
-
-
-def _result(
-    settings: Mapping[str, Any],
-    alphas: np.ndarray,
-    points: list[Point],
-    metrics: list[dict[str, dict[str, float]]],
-    groups: dict[str, np.ndarray | None],
-) -> ConnectivityResult:
-    first = points[0].scores
-    labelled = [name for name, scores in first.items() if scores.references is not None]
-    return with_barriers(
-        settings,
-        alphas=alphas,
-        metrics={
-            name: {metric: np.array([point[name][metric] for point in metrics]) for metric in metrics[0][name]}
-            for name in first
-        },
-        example_losses={name: np.stack([point.scores[name].losses for point in points]) for name in first},
-        example_correct={name: np.stack([point.scores[name].correct for point in points]) for name in first},
-        weights={name: scores.weights for name, scores in first.items()},
-        predictions={
-            name: np.stack([np.asarray(point.scores[name].predictions) for point in points]) for name in labelled
-        },
-        references={name: np.asarray(first[name].references) for name in labelled},
-        groups={name: values for name, values in groups.items() if values is not None},
-    )
-
-
-def _measured(passes: Passes, sets: dict[str, Any], progress: Any) -> Point:
-    scores, digests = {}, {}
-    for name, dataset in sets.items():
-        scores[name], digests[name] = passes.scores(dataset, f"the data set {name!r}")
-        if not scores[name].weights.any():
-            raise ValueError(f"The data set {name!r} has no labelled tokens: all of its labels are -100.")
-        progress.update()
-    return Point(scores, digests, passes.batch_size)
-
-
-def _check_same_data(digests: Mapping[str, str], point: Point) -> None:
-    changed = [name for name, digest in digests.items() if digest != point.digests[name]]
-    if changed:
-        raise rows_changed(f"the data set {changed[0]!r}")
-
-
-def _check_finite(point: Point, alpha: float) -> None:
-    for name, scores in point.scores.items():
-        if not np.isfinite(scores.losses).all():
-            raise ValueError(
-                f"The loss at alpha = {alpha:g} is not finite on {name!r}, so the path has no barrier there to speak "
-                "of: in half precision, try float32; else look at the weights there."
-            )
 
 
 def check_grid(num_points: int, alphas: Sequence[float] | None) -> np.ndarray:

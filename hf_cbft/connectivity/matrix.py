@@ -14,20 +14,19 @@ import numpy as np
 from torch import nn
 
 from hf_cbft.architectures import has_adapter
-from hf_cbft.checkpoints.loading import LoadOptions, load_model, names_adapter, stored_weights
+from hf_cbft.checkpoints.loading import LoadOptions, check_no_nan, load_model, names_adapter, stored_weights
 from hf_cbft.connectivity.ends import save_ordinary
-from hf_cbft.connectivity.evaluator import ConnectivityEvaluator, Plan, Store
 from hf_cbft.connectivity.matrix_results import MatrixResult
+from hf_cbft.connectivity.measuring import Measurer, Plan, check_measuring
 from hf_cbft.connectivity.opening import check_labels
 from hf_cbft.connectivity.points import Point
 from hf_cbft.connectivity.soups import SOUP_FILE, Average, Soup, check_free, check_members, soup_card
-from hf_cbft.connectivity.sweep import Passes
+from hf_cbft.connectivity.sweep import Store
 from hf_cbft.distributed import on_main_rank
 from hf_cbft.files import whole_folder, write_json, write_text
 from hf_cbft.paths.fingerprint import fingerprint
 from hf_cbft.paths.geometry import LinearPath, Weights
-from hf_cbft.paths.interpolation import at_point, check_same_weights, evaluation_mode, moving, named_weights
-from hf_cbft.tasks.task import Scores
+from hf_cbft.paths.interpolation import at_point, check_same_weights, moving, named_weights
 
 
 def connectivity_matrix(
@@ -78,25 +77,16 @@ class MatrixEvaluator:
         allow_pickle: bool = False,
     ) -> None:
         self.checkpoints = check_checkpoints(checkpoints)
+        known = check_measuring(batch_size, metrics, calibration_dataset)
         self.names = short_names(self.checkpoints)
         options = LoadOptions(dtype, device_map, token, allow_pickle, trust_remote_code)
         for source in self.checkpoints:
             if names_adapter(source, options):
                 raise NotImplementedError(_adapter_message(source))
         self.model, self._stored = _opened(self.checkpoints, options)
-        self._evaluator = _SharedEvaluator(
-            self.model,
-            self.model,
-            processing_class,
-            data_collator,
-            batch_size,
-            metrics,
-            calibration_dataset,
-            trust_remote_code=trust_remote_code,
-            dtype=dtype,
-            device_map=device_map,
-            token=token,
-            allow_pickle=allow_pickle,
+        check_no_nan(named_weights(self.model), self.checkpoints[0])
+        self._measurer = Measurer(
+            self.model, known, processing_class, data_collator, batch_size, calibration_dataset, options
         )
         self._fingerprints: dict[int, str] = {}
 
@@ -147,14 +137,14 @@ class MatrixEvaluator:
             "num_resamples": num_resamples,
             "seed": seed,
         }
-        plan = self._evaluator.plan(datasets, np.linspace(0.0, 1.0, num_points), group_column, statistics)
+        plan = self._measurer.plan(datasets, np.linspace(0.0, 1.0, num_points), group_column, statistics)
         on = deciding_set(list(plan.sets), on)
-        self._evaluator.forget_data()
+        runner = self._measurer.runner()  # of all lines, so that the data are read once
         folder = None if resume_dir is None else Path(resume_dir)
         ends = [self._end(index, plan, folder) for index in range(len(self.checkpoints))]
         pairs = {
-            (i, j): self._evaluator.follow(
-                plan, self._settings(plan, i, j), self._line(i, j), self._store(i, j, plan, folder, ends)
+            (i, j): self._measurer.along(
+                plan, self._settings(plan, i, j), self._line(i, j), self._store(i, j, plan, folder, ends), runner
             )
             for i, j in combinations(range(len(self.checkpoints)), 2)
         }
@@ -192,21 +182,23 @@ class MatrixEvaluator:
         check_members(result, members, across_barriers)
         folder = Path(folder)
         on_main_rank(partial(check_free, folder))
-        plan = None
+        plan = Plan({}, np.zeros(1), {}, {})
         if datasets is not None:
             statistics = {name: result.settings[name] for name in ("baseline", "confidence", "num_resamples")}
-            plan = self._evaluator.plan(datasets, np.array([0.0]), result.settings["group_column"], statistics)
+            plan = self._measurer.plan(datasets, np.array([0.0]), result.settings["group_column"], statistics)
         average = Average([self._weights(self.names.index(name)) for name in members])
         with at_point(self.model, average, 0.0):
-            soup = Soup(list(members), *self._evaluator.measured_here(plan))
+            measured = self._measurer.here(plan)
+            losses = {name: values.pop("loss") for name, values in measured.items()}
+            soup = Soup(list(members), losses, dict(measured))
             on_main_rank(partial(self._write, soup, result, folder))
         return soup
 
     def _write(self, soup: Soup, result: MatrixResult, folder: Path) -> None:
         with whole_folder(folder) as written:
             save_ordinary(self.model, written)
-            if self._evaluator.processing_class is not None:
-                self._evaluator.processing_class.save_pretrained(written)
+            if self._measurer.processing_class is not None:
+                self._measurer.processing_class.save_pretrained(written)
             sources = [self.checkpoints[self.names.index(name)] for name in soup.members]
             write_text(written / "README.md", soup_card(soup, sources, result))
             write_json(written / SOUP_FILE, soup.to_dict())
@@ -215,7 +207,9 @@ class MatrixEvaluator:
         return self._stored.get(index)  # the first is the live model
 
     def _line(self, i: int, j: int) -> Any:
-        return _Line(self.model, (self._weights(i), self._weights(j)), lambda: [self._fingerprint(k) for k in (i, j)])
+        return _StraightLine(
+            self.model, (self._weights(i), self._weights(j)), lambda: [self._fingerprint(k) for k in (i, j)]
+        )
 
     def _fingerprint(self, index: int) -> str:
         if index not in self._fingerprints:
@@ -230,59 +224,16 @@ class MatrixEvaluator:
         if folder is None:
             return _End(None)
         settings, line = self._settings(plan, index, index), self._line(index, index)
-        return _End(self._evaluator.store(folder / f"end-{index}", plan, settings, line))
+        return _End(self._measurer.store(folder / f"end-{index}", plan, settings, line))
 
     def _store(self, i: int, j: int, plan: Plan, folder: Path | None, ends: Sequence["_End"]) -> "_PairStore":
         inner = None
         if folder is not None:
-            inner = self._evaluator.store(folder / f"{i}-{j}", plan, self._settings(plan, i, j), self._line(i, j))
+            inner = self._measurer.store(folder / f"{i}-{j}", plan, self._settings(plan, i, j), self._line(i, j))
         return _PairStore({"point-0000": ends[i], f"point-{len(plan.alphas) - 1:04d}": ends[j]}, inner)
 
 
-class _SharedEvaluator(ConnectivityEvaluator):
-    """An evaluator of many lines on the same data, which is read for its digest once and not for each line."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._digests: dict[tuple[int, int], str] = {}
-
-    def forget_data(self) -> None:
-        self._digests.clear()
-
-    def measured_here(self, plan: Plan | None) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-        """Losses and metrics of the model as it is now, its BatchNorm statistics estimated anew."""
-        passes = self._passes()
-        with evaluation_mode(self.model):
-            if self._calibrates:
-                passes.calibrate(self.calibration_dataset)
-            sets = {} if plan is None else plan.sets
-            scores = {name: passes.scores(rows, f"the data set {name!r}")[0] for name, rows in sets.items()}
-        groups = {} if plan is None else plan.groups
-        losses = {name: float(np.average(found.losses, weights=found.weights)) for name, found in scores.items()}
-        return losses, {name: self._metrics(found, groups[name]) for name, found in scores.items()}
-
-    def _passes(self) -> Passes:
-        return _SharedPasses(self._digests, self.model, self.task, self.collator, self.batch_size)
-
-
-class _SharedPasses(Passes):
-    def __init__(self, digests: dict[tuple[int, int], str], *args: Any) -> None:
-        super().__init__(*args)
-        self._digests = digests
-
-    def scores(self, dataset: Any, what: str) -> tuple[Scores, str]:
-        scores, digest = super().scores(dataset, what)
-        self._digests[id(dataset), self.batch_size] = digest
-        return scores, digest
-
-    def digest(self, dataset: Any, what: str) -> str:
-        key = (id(dataset), self.batch_size)
-        if key not in self._digests:
-            self._digests[key] = super().digest(dataset, what)
-        return self._digests[key]
-
-
-class _Line:
+class _StraightLine:
     """The straight line between two anchors; `None` is the live model."""
 
     def __init__(

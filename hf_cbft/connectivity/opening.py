@@ -59,6 +59,20 @@ def open_ends(start: Source, end: Source, options: LoadOptions, head_from: str |
     return ends
 
 
+def open_model(source: Source, options: LoadOptions) -> nn.Module:
+    """One model, loaded where it is not in memory, with its adapter if it has one.
+
+    Raises:
+        ValueError: NaN in the weights, or an adapter on another base.
+        NotImplementedError: weights that are not all on a device.
+    """
+    base, adapter = _adapter_parts(source, options)
+    model = load_model(base, options=options) if adapter is None else _load_with_adapter(base, adapter, options)
+    _check_in_memory(model)
+    check_no_nan(named_weights(model), source_name(source))
+    return model
+
+
 def _ends_with_one_head(start: Source, end: Source, head_from: str, options: LoadOptions) -> OneHeadEnds:
     if any(has_adapter(source) or _adapter_parts(source, options)[1] is not None for source in (start, end)):
         raise NotImplementedError("head_from does not go with adapters: merge them (merge_and_unload) first.")

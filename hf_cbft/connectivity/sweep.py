@@ -1,262 +1,117 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""Passes of a model over whole data sets: on one rank or many, in batches that fit."""
+"""The points of a path, measured one after the other."""
 
-import hashlib
-import json
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
 
-import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from torch import nn
-from torch.utils.data import DataLoader
+import numpy as np
+from tqdm.auto import tqdm
 
-from hf_cbft.data.columns import unreadable_row
-from hf_cbft.distributed import gather_objects, rank, world_size
-from hf_cbft.paths.batchnorm import recalibrate
-from hf_cbft.tasks.task import Scores, Task, joined
-
-logger = logging.getLogger(__name__)
+from hf_cbft.connectivity.batches import BatchRunner, rows_changed
+from hf_cbft.connectivity.ends import Ends
+from hf_cbft.connectivity.points import Point
+from hf_cbft.distributed import on_main_rank, rank
+from hf_cbft.paths.batchnorm import batchnorm_modules
+from hf_cbft.paths.interpolation import evaluation_mode
 
 
-# Batches of all data sets that are kept from one point to the next.
-_KEPT_BYTES = 1 << 29
-# Logits that wait for their losses.
-_WAITING_BYTES = 1 << 24
-# Rows that are made twice to see whether they are the same.
-_PROBED_ROWS = 16
+class Store(Protocol):
+    """Where the points of a sweep are kept, by name."""
+
+    def load(self, name: str) -> Point | None: ...
+
+    def save(self, name: str, point: Point) -> None: ...
 
 
-class Passes:
-    """What a sweep does at each point.
-
-    The batches are those of one process, whatever the number of ranks, and go to the ranks whole: padding and batch
-    statistics do not depend on how many there are. Where they fit into 512 MB, they are kept from point to point.
+def sweep(
+    runner: BatchRunner,
+    ends: Ends,
+    alphas: Sequence[float] | np.ndarray,
+    sets: Mapping[str, Any],
+    calibration_dataset: Any = None,
+    store: Store | None = None,
+    each: Callable[[Point], None] | None = None,
+    strict: bool = True,
+) -> list[Point]:
+    """Put the model at each point of a path, and measure it there. Afterwards it is what it was.
 
     Args:
-        model (`torch.nn.Module`): in evaluation mode.
-        task ([`~hf_cbft.tasks.task.Task`]): its losses.
-        collator (`Callable`): from rows to a batch.
-        batch_size (`int`): rows in a batch.
+        runner ([`BatchRunner`]): of the model that the ends move.
+        ends ([`Ends`]): what it is moved between.
+        alphas (`Sequence[float]`): (P,), the points; 0 is the start.
+        sets (`Mapping[str, data set]`): what is measured on, by name.
+        calibration_dataset (*optional*): rows that BatchNorm statistics are estimated on at interior points.
+        store ([`Store`], *optional*): keeps each point; what it has is not measured again.
+        each (`Callable`, *optional*): is told each point at once, so that what fails does so at the first.
+        strict (`bool`, *optional*, defaults to `True`): whether to show the progress and to refuse losses that are not
+            finite, sets without a labelled token, and rows that change from point to point.
+
+    Returns:
+        `list[Point]`: (P,), the same on every rank.
+
+    Raises:
+        ValueError: what `strict` refuses.
     """
-
-    def __init__(self, model: nn.Module, task: Task, collator: Callable[[list[Any]], Any], batch_size: int) -> None:
-        self.model, self.task, self.collator, self.batch_size = model, task, collator, batch_size
-        self._kept: dict[tuple[int, ...], list[_Batch]] = {}
-        self._probed: set[int] = set()
-        self._room = _KEPT_BYTES
-        # Ranks that hold shards must pass together.
-        self._together = world_size() > 1 and any(hasattr(p, "to_local") for p in model.parameters())
-
-    def scores(self, dataset: Any, what: str) -> tuple[Scores, str]:
-        """The scores of every row, on every rank, and a digest of what the model saw.
-
-        Where memory runs out the batch size is halved, for this pass and those that follow.
-        """
-        while True:
-            found = self._on_all_ranks(dataset, what, self._scored)
-            if found is not None:
-                parts, checksums = zip(*found, strict=True)
-                scores = joined(parts)
-                if len(scores.losses) != len(dataset):
-                    raise ValueError(
-                        f"The data_collator made {len(scores.losses)} rows of the {len(dataset)} of {what}: it packs "
-                        "several rows into one, and the interval resamples rows. Leave it out, or pad instead."
-                    )
-                return scores, _digest(checksums)
-            self.batch_size //= 2
-            self._kept, self._room = {}, _KEPT_BYTES
-            clear_device_cache(garbage_collection=True)
-            logger.warning("Out of memory: going on with batches of %d rows.", self.batch_size)
-
-    def digest(self, dataset: Any, what: str) -> str:
-        """The digest alone, without the model."""
-        return _digest(self._on_all_ranks(dataset, what, _checksums))
-
-    def calibrate(self, dataset: Any) -> None:
-        """Estimate BatchNorm's running statistics on a data set, with the batches of one process."""
-        batches = self._batches(dataset, "calibration_dataset")
-        if self._together:  # a pass that counts for nothing would count in the average
-            batches = self._every_batch(dataset, "calibration_dataset")
-        on_device = (batch.on(self._device) for batch in batches)
-        recalibrate(self.model, on_device, lambda batch: self.task.forward(self.model, batch))
-
-    def _scored(self, batches: Iterator["_Batch"]) -> Iterator[tuple[int, tuple[Scores, list[Any]]]]:
-        """Scores and checksums of batches by number.
-
-        The losses wait until there are some: an accelerator would stand still for each batch that is fetched, and a
-        processor has everything else but the model out of its caches after each forward pass.
-        """
-        waiting: list[tuple[int, torch.Tensor, torch.Tensor, list[Any]]] = []
-        room = _WAITING_BYTES
-        for batch in batches:
-            logits, labels = self.task.outputs(self.model, batch.on(self._device))
-            room -= logits.nbytes
-            # A copy, since a model may write its next output to the same place (a CUDA graph does).
-            waiting.append((batch.number, logits.clone() if room > 0 else logits, labels, batch.checksum()))
-            del logits, labels  # those of a language model take more than its weights
-            if room <= 0:
-                yield from self._finished(waiting)
-                waiting, room = [], _WAITING_BYTES
-        yield from self._finished(waiting)
-
-    def _finished(
-        self, waiting: list[tuple[int, torch.Tensor, torch.Tensor, list[Any]]]
-    ) -> Iterator[tuple[int, tuple[Scores, list[Any]]]]:
-        return ((number, (self.task.scores(logits, labels), checksum)) for number, logits, labels, checksum in waiting)
-
-    def _on_all_ranks(
-        self, dataset: Any, what: str, function: Callable[[Iterator["_Batch"]], Iterator[tuple[int, Any]]]
-    ) -> Any:
-        """What `function` gives for the batches by number, in their order; `None` where a rank ran out of memory."""
-        own: dict[int, Any] = {}
-        failure: Exception | None = None
-        try:
-            self._check_made_alike(dataset, what)
-            own.update(function(self._batches(dataset, what)))
-        except Exception as error:  # the other ranks wait for this one: it has to tell them
-            failure = error
-        # Ranks that pass together are past helping: the others are in the middle of theirs.
-        if failure is not None and self._together:
-            raise failure
-        out_of_memory = failure is not None and self.batch_size > 1 and should_reduce_batch_size(failure)
-        told = None if failure is None else "memory" if out_of_memory else f"{type(failure).__name__}: {failure}"
-        failure = None if out_of_memory else failure
-        everyone = gather_objects((own, told))
-        others = [(number, said) for number, (_, said) in enumerate(everyone) if said not in (None, "memory")]
-        if failure is not None:
-            raise failure
-        if others:
-            raise RuntimeError(f"Rank {others[0][0]} failed: {others[0][1]}")
-        if any(said == "memory" for _, said in everyone):
-            return None
-        found = {index: value for part, _ in everyone for index, value in part.items()}
-        return [found[index] for index in sorted(found)]
-
-    def _rows_of_batches(self, number: int) -> list[list[int]]:
-        """Rows of each batch. A last batch of one row, which has no batch statistics, joins the one before."""
-        batches = [
-            list(range(first, min(first + self.batch_size, number))) for first in range(0, number, self.batch_size)
-        ]
-        if self.batch_size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
-            batches[-2:] = [batches[-2] + batches[-1]]
-        return batches
-
-    def _batches(self, dataset: Any, what: str) -> Iterator["_Batch"]:
-        """This rank's batches. Where ranks pass together, each has as many; some come twice."""
-        number = len(self._rows_of_batches(len(dataset)))
-        mine = list(range(rank(), number, world_size()))
-        if self._together:
-            mine += [0] * (-(-number // world_size()) - len(mine))
-        return self._loaded(dataset, what, mine)
-
-    def _every_batch(self, dataset: Any, what: str) -> Iterator["_Batch"]:
-        return self._loaded(dataset, what, list(range(len(self._rows_of_batches(len(dataset))))))
-
-    def _loaded(self, dataset: Any, what: str, numbers: list[int]) -> Iterator["_Batch"]:
-        """Batches by number: made once, where there is room to keep them, and else at each point."""
-        key = (id(dataset), self.batch_size, *numbers)
-        if key in self._kept:
-            yield from self._kept[key]
-            return
-        rows = self._rows_of_batches(len(dataset))
-        batches = []
-        room = self._room
-        for number, values in zip(numbers, self._made(dataset, what, [rows[n] for n in numbers]), strict=True):
-            batch = _Batch(number, values)
-            yield batch
-            room -= sum(tensor.nbytes for tensor in batch.tensors.values())
-            if room > 0:
-                batches.append(batch)
-        if room > 0:
-            self._kept[key], self._room = batches, room
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    def _check_made_alike(self, dataset: Any, what: str) -> None:
-        """Refuse rows that something random makes anew each time, before the model sees any of them."""
-        if id(dataset) in self._probed:
-            return
-        self._probed.add(id(dataset))
-        rows = self._rows_of_batches(len(dataset))[0][:_PROBED_ROWS]
-        first, second = (_Batch(0, values).checksum() for values in self._made(dataset, what, [rows, rows]))
-        if first != second:
-            raise rows_changed(what)
-
-    def _made(self, dataset: Any, what: str, batches: list[list[int]]) -> DataLoader:
-        return DataLoader(
-            _Rows(dataset, what),  # type: ignore[arg-type]
-            batch_sampler=batches,
-            collate_fn=self.collator,
-            # A generator of its own: iterating a loader draws from the global one otherwise.
-            generator=torch.Generator(),  # type: ignore[arg-type]
-        )
+    points: list[Point] = []
+    calibrates = calibration_dataset is not None and bool(batchnorm_modules(runner.model))
+    hidden = rank() > 0 or not strict or None  # None: where there is no terminal
+    with (
+        evaluation_mode(runner.model),
+        ends.moving() as move,
+        tqdm(total=len(alphas) * len(sets), desc="Path", disable=hidden) as progress,
+    ):
+        for index, alpha in enumerate(alphas):
+            name = f"point-{index:04d}"
+            point = None if store is None else on_main_rank(partial(store.load, name))
+            if point is None:
+                move(alpha)
+                if calibrates and 0.0 < alpha < 1.0:
+                    runner.calibrate(calibration_dataset)
+                point = _measured(runner, sets, strict, progress.update)
+                if store is not None:
+                    on_main_rank(partial(store.save, name, point))
+            else:
+                if not points:
+                    runner.batch_size = point.batch_size
+                    _check_same_data({part: runner.digest(rows, called(part)) for part, rows in sets.items()}, point)
+                progress.update(len(sets))
+            if strict and points and point.batch_size == points[0].batch_size:
+                _check_same_data(point.digests, points[0])
+            if strict:
+                _check_finite(point, alpha)
+            points.append(point)
+            if each is not None:
+                each(point)
+    return points
 
 
-def rows_changed(what: str) -> ValueError:
-    """The points of a path are compared example by example: each has to see the same ones."""
-    return ValueError(
-        f"{what[0].upper()}{what[1:]} is not the same each time it is read: its rows changed, or something random (an "
-        "augmentation, a masking collator) draws anew. Draw once, and keep the rows."
-    )
+def called(name: str) -> str:
+    """How messages call a data set."""
+    return f"the data set {name!r}"
 
 
-class _Batch:
-    """What the collator made of some rows."""
-
-    def __init__(self, number: int, values: Mapping[str, Any]) -> None:
-        self.number, self.values = number, values
-        self.tensors = {name: value for name, value in sorted(values.items()) if torch.is_tensor(value)}
-        self._checksum: list[Any] = []
-        self._versions: list[int] = []
-
-    def on(self, device: torch.device) -> dict[str, Any]:
-        return {name: value.to(device) if hasattr(value, "to") else value for name, value in self.values.items()}
-
-    def checksum(self) -> list[Any]:
-        """A few numbers: cheap, and other rows or another draw of a random transform give others.
-
-        Of a batch that is kept they are computed again where something, such as the model, has written into it.
-        """
-        versions = [tensor._version for tensor in self.tensors.values()]
-        if versions != self._versions or not self._checksum:
-            self._checksum = [[name, list(tensor.shape), _sum(tensor)] for name, tensor in self.tensors.items()]
-            self._versions = versions
-        return self._checksum
+def _measured(runner: BatchRunner, sets: Mapping[str, Any], strict: bool, done: Callable[[], Any]) -> Point:
+    scores, digests = {}, {}
+    for name, dataset in sets.items():
+        scores[name], digests[name] = runner.scores(dataset, called(name))
+        if strict and not scores[name].weights.any():
+            raise ValueError(f"The data set {name!r} has no labelled tokens: all of its labels are -100.")
+        done()
+    return Point(scores, digests, runner.batch_size)
 
 
-class _Rows:
-    """A data set whose unreadable rows are named."""
-
-    def __init__(self, dataset: Any, what: str) -> None:
-        self.dataset, self.what = dataset, what
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitems__(self, rows: list[int]) -> list[Any]:
-        try:
-            if hasattr(self.dataset, "__getitems__"):
-                return self.dataset.__getitems__(rows)
-            return [self.dataset[row] for row in rows]
-        except (OSError, SyntaxError, ValueError) as error:  # what decoders raise
-            blamed = unreadable_row(self.dataset, self.what, rows)
-            if blamed is None:
-                raise
-            raise blamed from error
+def _check_same_data(digests: Mapping[str, str], point: Point) -> None:
+    changed = [name for name, digest in digests.items() if digest != point.digests[name]]
+    if changed:
+        raise rows_changed(called(changed[0]))
 
 
-def _checksums(batches: Iterator[_Batch]) -> Iterator[tuple[int, list[Any]]]:
-    return ((batch.number, batch.checksum()) for batch in batches)
-
-
-def _sum(tensor: torch.Tensor) -> str:
-    return repr((tensor.float() if tensor.is_floating_point() else tensor).sum().item())
-
-
-def _digest(checksums: Any) -> str:
-    return hashlib.blake2b(json.dumps(list(checksums)).encode(), digest_size=16).hexdigest()
+def _check_finite(point: Point, alpha: float) -> None:
+    for name, scores in point.scores.items():
+        if not np.isfinite(scores.losses).all():
+            raise ValueError(
+                f"The loss at alpha = {alpha:g} is not finite on {name!r}, so the path has no barrier there to speak "
+                "of: in half precision, try float32; else look at the weights there."
+            )

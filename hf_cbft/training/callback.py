@@ -19,10 +19,13 @@ from hf_cbft.analysis.barriers import compute_barrier
 from hf_cbft.architectures import has_adapter
 from hf_cbft.checkpoints.loading import LoadOptions, names_adapter
 from hf_cbft.connectivity.ends import AdapterEnds, WeightEnds
-from hf_cbft.connectivity.evaluator import ConnectivityEvaluator, Plan
+from hf_cbft.connectivity.measuring import Measurer, Plan, check_measuring
+from hf_cbft.connectivity.opening import open_ends
+from hf_cbft.connectivity.points import Point
+from hf_cbft.connectivity.sweep import sweep
 from hf_cbft.distributed import world_size
 from hf_cbft.paths.batchnorm import batchnorm_modules
-from hf_cbft.paths.interpolation import evaluation_mode, named_weights
+from hf_cbft.paths.interpolation import named_weights
 from hf_cbft.tasks.task import Scores
 from hf_cbft.training.exact_resume import get_random_states, set_random_states
 
@@ -139,18 +142,18 @@ class ConnectivityCallback(TrainerCallback):
                     "reference is that of one adapter: give the trainer the model."
                 )
         with _same_random_state():
-            self._line = _Line(
+            self._line = _ReferenceLine(
                 reference,
                 live,
+                # A checkpoint is loaded as the trained model is, whatever it was saved in.
+                LoadOptions(dtype=next((p.dtype for p in live.parameters() if p.is_floating_point()), None)),
                 processing_class=trainer.processing_class if processing_class is None else processing_class,
                 data_collator=data_collator,
                 batch_size=trainer.args.per_device_eval_batch_size if batch_size is None else batch_size,
                 calibration_dataset=calibration_dataset,
-                # A checkpoint is loaded as the trained model is, whatever it was saved in.
-                dtype=next((p.dtype for p in live.parameters() if p.is_floating_point()), None),
             )
             statistics = {"baseline": baseline, "confidence": 0.95, "num_resamples": 1}
-            self._plan = self._line.plan(sets, np.linspace(0.0, 1.0, num_points), None, statistics)
+            self._plan = self._line.measurer.plan(sets, np.linspace(0.0, 1.0, num_points), None, statistics)
             self._line.rehearse(self._plan, live)
 
     @property
@@ -216,30 +219,31 @@ class ConnectivityCallback(TrainerCallback):
         return self._values
 
 
-class _Line(ConnectivityEvaluator):
+class _ReferenceLine:
     """The straight line from a reference to a model in training, measured again and again."""
+
+    def __init__(self, reference: Any, live: nn.Module, options: LoadOptions, **measuring: Any) -> None:
+        metrics = check_measuring(measuring["batch_size"], (), measuring["calibration_dataset"])
+        self._ends: Any = open_ends(reference, live, options)
+        self.model = self._ends.model
+        self.measurer = Measurer(self.model, metrics, options=options, **measuring)
 
     def heights(self, plan: Plan, live: nn.Module) -> dict[str, float]:
         """The barrier on each set of a plan, nats; NaN where there is no finite loss."""
-        passes = self._passes()
-        found: dict[str, list[Scores]] = {name: [] for name in plan.sets}
-        with self._beside(live), evaluation_mode(self.model), self._ends.moving() as move:
-            for alpha in plan.alphas:
-                move(alpha)
-                if self._calibrates and 0.0 < alpha < 1.0:
-                    passes.calibrate(self.calibration_dataset)
-                for name, dataset in plan.sets.items():
-                    found[name].append(passes.scores(dataset, f"the data set {name!r}")[0])
-        self.batch_size = passes.batch_size  # smaller, where memory ran out
-        return {name: _height(name, scores, plan) for name, scores in found.items()}
+        with self._beside(live):
+            points = self._sweep(plan.alphas, plan.sets)
+        self.measurer.batch_size = points[-1].batch_size  # smaller, where memory ran out
+        return {name: _height(name, [point.scores[name] for point in points], plan) for name in plan.sets}
 
     def rehearse(self, plan: Plan, live: nn.Module) -> None:
         """Refuse before training what could not be measured: a batch of each set goes through the reference."""
-        with self._beside(live), evaluation_mode(self.model), self._ends.moving() as move:
-            move(0.0)
-            for name, dataset in plan.sets.items():
-                rows: Any = Subset(dataset, range(min(self.batch_size, len(dataset))))
-                self._passes().scores(rows, f"the data set {name!r}")
+        few = {name: Subset(rows, range(min(self.measurer.batch_size, len(rows)))) for name, rows in plan.sets.items()}
+        with self._beside(live):
+            self._sweep([0.0], few)
+
+    def _sweep(self, alphas: Any, sets: dict[str, Any]) -> list[Point]:
+        measurer = self.measurer
+        return sweep(measurer.runner(), self._ends, alphas, sets, measurer.calibration_dataset, strict=False)
 
     @contextmanager
     def _beside(self, live: nn.Module) -> Iterator[None]:
@@ -249,7 +253,7 @@ class _Line(ConnectivityEvaluator):
                 self._ends.reference.settle(live)
             else:
                 # Anew each time: a model that goes to another device gets other buffers, and model_init another model.
-                self._ends = WeightEnds(self.model, named_weights(live), self.options)
+                self._ends = WeightEnds(self.model, named_weights(live), self.measurer.options)
                 stack.enter_context(_on_device_of(live, self.model))
             stack.enter_context(_statistics_of_main_rank(live))
             yield

@@ -304,13 +304,13 @@ def test_images_beside_the_model_inputs_are_not_decoded(pair):
 
 def rows_per_batch(evaluator):
     """The sizes of the batches that the collator makes from now on."""
-    sizes, collate = [], evaluator.collator
+    sizes, collate = [], evaluator.measurer.collator
 
     def note(features):
         sizes.append(len(features))
         return collate(features)
 
-    evaluator.collator = note
+    evaluator.measurer.collator = note
     return sizes
 
 

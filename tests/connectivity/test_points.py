@@ -124,7 +124,7 @@ def test_a_point_comes_back_as_it_was(tmp_path):
 @pytest.mark.parametrize(("room", "times"), [(1 << 20, ROWS), (4 * 3 * 8 * 8 * 4, 5 * ROWS), (0, 5 * ROWS)])
 def test_batches_are_made_once_where_there_is_room(make_model, monkeypatch, room, times):
     # Decoding the same images at each of eleven points takes longer than the model; keeping all of them, more memory.
-    monkeypatch.setattr("hf_cbft.connectivity.sweep._KEPT_BYTES", room)
+    monkeypatch.setattr("hf_cbft.connectivity.batches._KEPT_BYTES", room)
     rows, seen = make_rows(1), []
 
     class Counted:
@@ -188,7 +188,7 @@ def test_a_model_that_writes_into_its_batch_is_noticed(make_model):
 @pytest.mark.parametrize("room", [0, 1 << 20])
 def test_a_model_that_reuses_the_memory_of_its_output_is_scored_right(make_model, monkeypatch, room):
     # Losses wait for a few batches; a CUDA graph writes each output to the same place.
-    monkeypatch.setattr("hf_cbft.connectivity.sweep._WAITING_BYTES", room)
+    monkeypatch.setattr("hf_cbft.connectivity.batches._WAITING_BYTES", room)
 
     class Graph(type(make_model("vit"))):
         def forward(self, pixel_values, **others):
@@ -208,7 +208,7 @@ def test_a_model_that_reuses_the_memory_of_its_output_is_scored_right(make_model
 
 def test_rows_that_do_not_fit_are_given_up_with_their_pass(make_model, monkeypatch):
     # Losses wait for a few batches; rows that waited with them would fill the memory.
-    monkeypatch.setattr("hf_cbft.connectivity.sweep._KEPT_BYTES", 0)
+    monkeypatch.setattr("hf_cbft.connectivity.batches._KEPT_BYTES", 0)
     alive, most = weakref.WeakSet(), []
 
     class Batch(dict):

@@ -232,7 +232,7 @@ def test_a_row_without_labels_counts_nothing():
 @pytest.mark.parametrize("room", [0, 1 << 20])
 def test_masks_that_are_drawn_anew_are_refused(room, monkeypatch):
     # Each point would be measured on other tokens, or another run on others, and the barrier would be noise.
-    monkeypatch.setattr("hf_cbft.connectivity.sweep._KEPT_BYTES", room)
+    monkeypatch.setattr("hf_cbft.connectivity.batches._KEPT_BYTES", room)
     rows = [{"input_ids": [3, 4, 5, 6, 7, 8], "attention_mask": [1] * 6} for _ in range(8)]
     tokenizer = word_tokenizer()
     tokenizer.add_special_tokens({"mask_token": "[MASK]"})
