@@ -13,37 +13,37 @@ if TYPE_CHECKING:
     from hf_cbft import baselines as baselines
     from hf_cbft.alignment.alignments import Alignment as Alignment
     from hf_cbft.alignment.matching import align as align
-    from hf_cbft.alignment.symmetries import Family as Family
-    from hf_cbft.alignment.symmetries import Space as Space
+    from hf_cbft.alignment.symmetries import Family as Family, Space as Space
     from hf_cbft.analysis.barriers import compute_barrier as compute_barrier
-    from hf_cbft.analysis.mechanisms import MechanismReport as MechanismReport
-    from hf_cbft.analysis.mechanisms import mechanisms as mechanisms
+    from hf_cbft.analysis.mechanisms import MechanismReport as MechanismReport, mechanisms as mechanisms
     from hf_cbft.connectivity.evaluator import ConnectivityEvaluator as ConnectivityEvaluator
-    from hf_cbft.connectivity.matrix import MatrixEvaluator as MatrixEvaluator
-    from hf_cbft.connectivity.matrix import connectivity_matrix as connectivity_matrix
+    from hf_cbft.connectivity.matrix import (
+        MatrixEvaluator as MatrixEvaluator,
+        connectivity_matrix as connectivity_matrix,
+    )
     from hf_cbft.connectivity.matrix_results import MatrixResult as MatrixResult
     from hf_cbft.connectivity.measuring import measure as measure
     from hf_cbft.connectivity.results import ConnectivityResult as ConnectivityResult
     from hf_cbft.data.backgrounds import BackgroundCue as BackgroundCue
     from hf_cbft.data.balancing import balance_groups as balance_groups
-    from hf_cbft.data.counterfactuals import add_cue as add_cue
-    from hf_cbft.data.counterfactuals import make_counterfactuals as make_counterfactuals
-    from hf_cbft.data.cues import BoxCue as BoxCue
-    from hf_cbft.data.cues import ColorBoxCue as ColorBoxCue
-    from hf_cbft.data.cues import DominoCue as DominoCue
+    from hf_cbft.data.counterfactuals import add_cue as add_cue, make_counterfactuals as make_counterfactuals
+    from hf_cbft.data.cues import BoxCue as BoxCue, ColorBoxCue as ColorBoxCue, DominoCue as DominoCue
     from hf_cbft.data.digits import load_digits as load_digits
     from hf_cbft.data.inputs import InputCollator as InputCollator
     from hf_cbft.data.pairing import pair_clean_with_cue as pair_clean_with_cue
-    from hf_cbft.data.sentences import generate_completions as generate_completions
-    from hf_cbft.data.sentences import generate_sentences as generate_sentences
-    from hf_cbft.data.sentences import word_tokenizer as word_tokenizer
+    from hf_cbft.data.sentences import (
+        generate_completions as generate_completions,
+        generate_sentences as generate_sentences,
+        word_tokenizer as word_tokenizer,
+    )
     from hf_cbft.data.sources import load_sources as load_sources
-    from hf_cbft.data.text_cues import StyleCue as StyleCue
-    from hf_cbft.data.text_cues import TokenCue as TokenCue
+    from hf_cbft.data.text_cues import StyleCue as StyleCue, TokenCue as TokenCue
     from hf_cbft.data.wilds import read_wilds_metadata as read_wilds_metadata
-    from hf_cbft.paths.geometry import LinearPath as LinearPath
-    from hf_cbft.paths.geometry import PolylinePath as PolylinePath
-    from hf_cbft.paths.geometry import QuadraticPath as QuadraticPath
+    from hf_cbft.paths.geometry import (
+        LinearPath as LinearPath,
+        PolylinePath as PolylinePath,
+        QuadraticPath as QuadraticPath,
+    )
     from hf_cbft.paths.interpolation import at_point as at_point
     from hf_cbft.tasks.causal_lm import CausalLM as CausalLM
     from hf_cbft.tasks.classification import Classification as Classification
@@ -53,11 +53,12 @@ if TYPE_CHECKING:
     from hf_cbft.training.callback import ConnectivityCallback as ConnectivityCallback
     from hf_cbft.training.config import CBFTConfig as CBFTConfig
     from hf_cbft.training.curves import fit_curve as fit_curve
-    from hf_cbft.training.losses import barrier_loss as barrier_loss
-    from hf_cbft.training.losses import invariance_loss as invariance_loss
-    from hf_cbft.training.terms import PathTerm as PathTerm
-    from hf_cbft.training.terms import Representations as Representations
-    from hf_cbft.training.terms import RepresentationTerm as RepresentationTerm
+    from hf_cbft.training.losses import barrier_loss as barrier_loss, invariance_loss as invariance_loss
+    from hf_cbft.training.terms import (
+        PathTerm as PathTerm,
+        Representations as Representations,
+        RepresentationTerm as RepresentationTerm,
+    )
     from hf_cbft.training.trainer import CBFTTrainer as CBFTTrainer
 
 # Where each public name lives. It is imported when it is first used, so that `import hf_cbft` loads no torch.

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from hf_cbft.checkpoints.loading import load_model
 from hf_cbft.cli.recipes import Recipe, build_model
 from hf_cbft.connectivity.evaluator import ConnectivityEvaluator
+from hf_cbft.connectivity.measuring import measure
 from hf_cbft.data.counterfactuals import add_cue, make_counterfactuals
 from hf_cbft.data.cues import BoxCue
 from hf_cbft.data.digits import IMAGE_SIZE, load_digits
@@ -117,7 +118,7 @@ def train(folder: Path, recipe: Recipe, job: DemoJob, device: str) -> None:
     record = {**asdict(job), "train_seconds": seconds, "log": trainer.state.log_history}
     if job.is_candidate:
         validation = make_counterfactuals(digits["validation"], BoxCue(), job.seed)["rand_cue"]
-        record["validation_rand_cue"] = _accuracy(model, processor, validation)
+        record["validation_rand_cue"] = measure(model, validation, processor)["data"]["accuracy"]
     with whole_folder(target) as written:
         model.save_pretrained(written)
         processor.save_pretrained(written)
@@ -140,7 +141,7 @@ def pick_candidate(folder: Path) -> None:
     shutil.rmtree(folder / CANDIDATES)
 
 
-def measure(folder: Path, recipe: Recipe, name: str, device: str) -> None:
+def measure_path(folder: Path, recipe: Recipe, name: str, device: str) -> None:
     """The straight line from `pretrained` to one model on the four test sets, saved under `paths/`."""
     target = folder / "paths" / name
     if target.exists():
@@ -158,11 +159,3 @@ def measure(folder: Path, recipe: Recipe, name: str, device: str) -> None:
     sets = {part.name: datasets.load_from_disk(str(part)) for part in sorted((folder / "data").iterdir())}
     ordered = {part: sets[part] for part in ("no_cue", "cue", "rand_cue", "rand_input")}
     evaluator.evaluate(ordered, num_points=recipe.num_points).save(target)
-
-
-@torch.no_grad()
-def _accuracy(model: Any, processor: Any, dataset: datasets.Dataset) -> float:
-    batch = InputCollator(model, processor)(list(dataset))
-    model.eval()
-    logits = model(pixel_values=batch["pixel_values"].to(model.device)).logits.cpu()
-    return (logits.argmax(dim=-1) == batch["labels"]).float().mean().item()

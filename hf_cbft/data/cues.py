@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from datasets import ClassLabel, Dataset
-from datasets import Image as ImageFeature
+from datasets import ClassLabel, Dataset, Image as ImageFeature
 from PIL import Image
 
 from hf_cbft.data.columns import check_column, check_not_empty, class_labels, label_column

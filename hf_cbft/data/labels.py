@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
-from datasets import Sequence as ListOf
+from datasets import ClassLabel, Dataset, Features, Sequence as ListOf, Value, concatenate_datasets
 
 from hf_cbft.data.columns import MISSING, check_column, check_not_empty, is_list, is_text, label_column, name_inside
 

@@ -25,8 +25,6 @@ SET_STYLES: dict[str, dict[str, Any]] = {
     "rand_cue": {"color": "#009E73", "marker": "^"},
     "rand_input": {"color": "#CC79A7", "marker": "v"},
 }
-# Bars and lines are told apart by these as well as by colour.
-HATCHES = ("", "///", "\\\\\\", "xxx", "---", "+++", "|||")
 # The terms of a training run, a panel each group: the label of its axis, and the style of each line.
 _TERMS: dict[str, dict[str, dict[str, Any]]] = {
     "loss (nats)": {
@@ -226,104 +224,6 @@ def _training_panel(
     if label == "alpha":
         panel.set_ylim(0.0, 1.0)
     _legend_beside(panel, "with its band" if panel.containers else None)
-
-
-def plot_sets(
-    accuracy_by_model: Mapping[str, Mapping[str, Any]], file: str | Path, chance: float | None = None
-) -> None:
-    """The accuracy of each model on each set, as grouped bars in percent.
-
-    Args:
-        accuracy_by_model (`Mapping`):
-            By model and set, a fraction; or (fraction, low, high) with the bounds of its interval, of which either may
-            be `None`. A set that a model lacks is shown as n/a.
-        file (`str` or `Path`): `.png`, `.svg` or `.pdf`.
-        chance (`float`, *optional*): accuracy of a guess, a fraction; a dotted line.
-
-    Raises:
-        ValueError: there is nothing to draw.
-
-    Example:
-
-    ```python
-    >>> from hf_cbft.reporting.plotting import plot_sets
-    >>> accuracy = {"before": {"no_cue": 0.78, "rand_input": 0.69}, "after": {"no_cue": (0.86, 0.83, 0.89)}}
-    >>> plot_sets(accuracy, getfixture("tmp_path") / "sets.png", chance=0.1)
-
-    ```
-    """
-    sets = list(dict.fromkeys(name for by_set in accuracy_by_model.values() for name in by_set))
-    if not sets:
-        raise ValueError("accuracy_by_model holds no accuracy: give at least one model with one set.")
-    # In the order of the paper, whatever the order of measuring was.
-    sets = [name for name in SET_STYLES if name in sets] + [name for name in sets if name not in SET_STYLES]
-    bars = {
-        _short(name): (
-            set_style(name, index)["color"],
-            [_estimate(by_set.get(name)) for by_set in accuracy_by_model.values()],
-        )
-        for index, name in enumerate(sets)
-    }
-    models = [_short(name) for name in accuracy_by_model]
-    with figure(1, 1, file, (2.2 + (0.3 + 0.22 * len(sets)) * len(models), 3.6)) as axes:
-        draw_bars(axes[0][0], models, bars)
-        if chance is not None:
-            draw_chance(axes[0][0], chance)
-        _legend_beside(axes[0][0])
-
-
-# A fraction and the bounds of its interval.
-Estimated = tuple[float, float | None, float | None]
-
-
-def _estimate(value: Any) -> Estimated | None:
-    if value is None or isinstance(value, tuple):
-        return value
-    return float(value), None, None
-
-
-def draw_bars(panel: Axes, groups: Sequence[str], bars: Mapping[str, tuple[str, Sequence[Estimated | None]]]) -> None:
-    """Grouped bars in percent, told apart by hatch as well as by colour.
-
-    Args:
-        groups (`Sequence[str]`): the names under the groups.
-        bars (`Mapping`):
-            By the name in the legend, the colour and for each group (fraction, low, high); `None` is shown as n/a, as
-            a bar of height 0 would be read as an accuracy of 0.
-    """
-    width = 0.84 / max(len(bars), 1)
-    for index, (label, (color, values)) in enumerate(bars.items()):
-        # Hatches take the edge's colour.
-        style: dict[str, Any] = {
-            "facecolor": color,
-            "hatch": HATCHES[index % len(HATCHES)],
-            "edgecolor": "white",
-            "linewidth": 0.5,
-        }
-        for place, value in enumerate(values):
-            x = place + (index - (len(bars) - 1) / 2) * width
-            shown = label if place == 0 else None
-            if value is None:
-                panel.bar(x, 0.0, width, label=shown, **style)
-                panel.text(x, 1.0, "n/a", rotation=90, ha="center", va="bottom", size=7)
-                continue
-            middle, low, high = value
-            panel.bar(x, 100 * middle, width, label=shown, **style)
-            if low is not None and high is not None:
-                sides = [[100 * (middle - low)], [100 * (high - middle)]]
-                panel.errorbar(x, 100 * middle, sides, color="black", linewidth=1, capsize=2)
-    panel.set_xticks(range(len(groups)), list(groups), size=9)
-    panel.set_axisbelow(True)
-    panel.grid(False, axis="x")
-    panel.set_ylabel("accuracy (%)")
-    panel.set_ylim(0, 105)
-
-
-def draw_chance(panel: Axes, chance: float) -> None:
-    """A dotted line at the accuracy of a guess, a fraction."""
-    panel.axhline(
-        100 * chance, color="black", linestyle=":", linewidth=1.2, label=f"chance ({round(100 * chance, 1):g} %)"
-    )
 
 
 def plot_matrix(matrix: Mapping[str, Any], file: str | Path) -> None:

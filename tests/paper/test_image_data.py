@@ -4,8 +4,7 @@
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
-from datasets import config as datasets_config
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, config as datasets_config
 from PIL import Image as PILImage
 
 from hf_cbft.data import sources

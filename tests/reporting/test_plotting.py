@@ -9,7 +9,7 @@ from datasets import Dataset
 from matplotlib.figure import Figure
 
 from hf_cbft import CBFTConfig, CBFTTrainer, ConnectivityEvaluator
-from hf_cbft.reporting.plotting import logged, plot_sets, plot_training
+from hf_cbft.reporting.plotting import logged, plot_training
 
 HOSTILE = "$\\frac{$ <b>\nend_" + "x" * 30
 
@@ -127,34 +127,6 @@ def test_a_log_of_another_trainer_is_refused_and_no_file_is_left(tmp_path):
 def test_of_a_step_that_was_logged_twice_the_last_value_counts():
     log = [{"step": 1, "loss/clean": 2.0}, {"step": 1, "loss/clean": 1.5}, {"step": 2, "loss/clean": None}]
     assert logged(log, "loss/clean") == ([1], [1.5])
-
-
-def test_bars_are_the_accuracies_in_percent(drawn, tmp_path):
-    accuracy = {
-        "before": {"rand_input": 0.7, "no_cue": 0.8, HOSTILE: 0.25},
-        "after": {"no_cue": (0.9, 0.85, 0.97), "rand_input": (0.1, None, None)},
-    }
-    plot_sets(accuracy, tmp_path / "sets.png", chance=1 / 3)
-    (panel,) = drawn[0].axes
-    assert panel.get_ylabel() == "accuracy (%)"
-    assert [label.get_text() for label in panel.get_xticklabels()] == ["before", "after"]
-    # The order of the paper, then others.
-    assert [bar.get_height() for bar in panel.patches] == pytest.approx([80, 90, 70, 10, 25, 0])
-    assert len({bar.get_hatch() for bar in panel.patches}) == 3
-    assert [text.get_text() for text in panel.texts] == ["n/a"]
-    (interval,) = [bars for bars in panel.containers if hasattr(bars, "has_yerr") and bars.has_yerr]
-    assert interval[2][0].get_segments()[0][:, 1] == pytest.approx([85, 97])
-    names = [text.get_text() for text in panel.get_legend().get_texts()]
-    assert names[:3] == ["chance (33.3 %)", "no_cue", "rand_input"]
-    assert "\n" not in names[3]
-    assert names[3].startswith("...")
-    check_nothing_is_clipped(drawn[0])
-
-
-@pytest.mark.parametrize("accuracy", [{}, {"before": {}}])
-def test_no_accuracy_is_no_picture(tmp_path, accuracy):
-    with pytest.raises(ValueError, match="holds no accuracy"):
-        plot_sets(accuracy, tmp_path / "sets.png")
 
 
 def test_a_path_shows_losses_and_accuracies_of_every_set(result, drawn, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from hf_cbft.reporting.plotting import SET_STYLES, draw_bars, draw_chance, figure, set_style
+from hf_cbft.reporting.plotting import SET_STYLES, figure, set_style
 from paper.findings.records import (
     FULL,
     JOINED,
@@ -45,6 +45,10 @@ _COLORS = {
     "cbft": "#D55E00",
     "cbft-paper": "#E69F00",
 }
+# Bars and lines are told apart by these as well as by colour.
+HATCHES = ("", "///", "\\\\\\", "xxx", "---", "+++", "|||")
+# A fraction and the bounds of its interval.
+Estimated = tuple[float, float | None, float | None]
 # The loss that a path's panel shows at most, nats: above it a model knows nothing, and what matters is near 0.
 _TOP_LOSS = 6.0
 
@@ -110,6 +114,50 @@ def _bars_by_group(run: Run, share: float | None, file: Path, where: str) -> lis
         axes[0][0].legend(fontsize=8, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         axes[0][0].set_xlabel(where)
     return [Picture(file, f"Accuracy of each method on the worst group and on all groups: {where}")]
+
+
+def draw_bars(panel: Axes, groups: Sequence[str], bars: Mapping[str, tuple[str, Sequence[Estimated | None]]]) -> None:
+    """Grouped bars in percent, told apart by hatch as well as by colour.
+
+    Args:
+        groups (`Sequence[str]`): the names under the groups.
+        bars (`Mapping`):
+            By the name in the legend, the colour and for each group (fraction, low, high); `None` is shown as n/a, as
+            a bar of height 0 would be read as an accuracy of 0.
+    """
+    width = 0.84 / max(len(bars), 1)
+    for index, (label, (color, values)) in enumerate(bars.items()):
+        # Hatches take the edge's colour.
+        style: dict[str, Any] = {
+            "facecolor": color,
+            "hatch": HATCHES[index % len(HATCHES)],
+            "edgecolor": "white",
+            "linewidth": 0.5,
+        }
+        for place, value in enumerate(values):
+            x = place + (index - (len(bars) - 1) / 2) * width
+            shown = label if place == 0 else None
+            if value is None:
+                panel.bar(x, 0.0, width, label=shown, **style)
+                panel.text(x, 1.0, "n/a", rotation=90, ha="center", va="bottom", size=7)
+                continue
+            middle, low, high = value
+            panel.bar(x, 100 * middle, width, label=shown, **style)
+            if low is not None and high is not None:
+                sides = [[100 * (middle - low)], [100 * (high - middle)]]
+                panel.errorbar(x, 100 * middle, sides, color="black", linewidth=1, capsize=2)
+    panel.set_xticks(range(len(groups)), list(groups), size=9)
+    panel.set_axisbelow(True)
+    panel.grid(False, axis="x")
+    panel.set_ylabel("accuracy (%)")
+    panel.set_ylim(0, 105)
+
+
+def draw_chance(panel: Axes, chance: float) -> None:
+    """A dotted line at the accuracy of a guess, a fraction."""
+    panel.axhline(
+        100 * chance, color="black", linestyle=":", linewidth=1.2, label=f"chance ({round(100 * chance, 1):g} %)"
+    )
 
 
 def draw_records(

@@ -195,7 +195,7 @@ def _finetune(folder: Path, recipe: Any, job: Any, device: str) -> str:
             jobs.train(folder, recipe, job, device)
         return ""
     jobs.train(folder, recipe, job, device)
-    jobs.measure(folder, recipe, job.name, device)
+    jobs.measure_path(folder, recipe, job.name, device)
     return _summary(folder, job.name)
 
 
@@ -203,7 +203,7 @@ def _finish_large(folder: Path, recipe: Any, device: str) -> str:
     from hf_cbft.cli import demo_jobs as jobs
 
     jobs.pick_candidate(folder)
-    jobs.measure(folder, recipe, "naive-large", device)
+    jobs.measure_path(folder, recipe, "naive-large", device)
     return _summary(folder, "naive-large")
 
 
