@@ -114,7 +114,7 @@ _TAKEN_IN = {
     "task:plan trainer",
 }
 _MOVED: dict[str, tuple[str, ...]] = {
-    "data.groups": ("data.backgrounds", "data.digit_groups", "data.wilds"),
+    "data.groups": ("data.backgrounds", "data.wilds"),
     "reproduce": (),
     "reproduce.recipes": ("cli.recipes",),
     **{

@@ -18,11 +18,11 @@ from hf_cbft.data.balancing import group_names, split_rows
 from hf_cbft.data.columns import class_labels
 from hf_cbft.data.counterfactuals import add_cue, carries_cue, make_counterfactuals
 from hf_cbft.data.cues import BoxCue, Cue
-from hf_cbft.data.digit_groups import generate_digit_groups, halve_digits
 from hf_cbft.data.digits import IMAGE_SIZE, load_digits
 from hf_cbft.data.inputs import InputCollator
 from hf_cbft.data.sentences import generate_sentences, word_tokenizer
 from hf_cbft.data.text_cues import TokenCue
+from paper.digit_groups import generate_digit_groups, halve_digits
 from paper.recipes import RECIPES, Recipe, build_model
 
 # Which models each data set has, the first one by default.

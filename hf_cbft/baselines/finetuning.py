@@ -16,10 +16,7 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from hf_cbft.architectures import base_model
-from hf_cbft.baselines.last_layer import (
-    classifier_labels,
-    retrain_last_layer,
-)
+from hf_cbft.baselines.last_layer import classifier_labels, retrain_last_layer
 from hf_cbft.data.balancing import balance_groups
 from hf_cbft.data.columns import check_fills_a_batch
 from hf_cbft.data.inputs import InputCollator, drop_unused_columns

@@ -123,10 +123,7 @@ RECIPES = {
 
 def digit_labels(num_classes: int = 10) -> dict[str, Any]:
     """The classes of a configuration, called by their numbers."""
-    return {
-        "id2label": {i: str(i) for i in range(num_classes)},
-        "label2id": {str(i): i for i in range(num_classes)},
-    }
+    return {"id2label": {i: str(i) for i in range(num_classes)}, "label2id": {str(i): i for i in range(num_classes)}}
 
 
 # A transformer of 64 units a token, without dropout.

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers import TrainerCallback
 
 from hf_cbft import __version__
 from hf_cbft.data.completions import IGNORED
@@ -65,7 +66,7 @@ def metrics_of(task: Task) -> Callable[[Any], dict[str, float]]:
     return compute
 
 
-def measure(trainer: Any, sets: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def measure_sets(trainer: Any, sets: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """`{"accuracy": {set: fraction}, "loss": {set: nats}}`, and `"perplexity"` of a language model.
 
     Training goes on as if nothing had been measured: no random number is used up. Losses of language models are means
@@ -82,6 +83,31 @@ def measure(trainer: Any, sets: Mapping[str, Any]) -> dict[str, dict[str, float]
         metric: {name: found[key] for name in sets if (key := f"eval_{name}_{metric}") in found} for metric in _METRICS
     }
     return {metric: values for metric, values in by_metric.items() if values}
+
+
+class LogLines(TrainerCallback):
+    """Prints a line for each log of a training, where there is no progress bar to show them."""
+
+    training = False
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.training = True
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self.training = False
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        logs = logs or {}
+        # The reference is measured as training begins, perhaps before this callback hears of it.
+        if not state.is_world_process_zero or not (self.training or "loss/ref" in logs):
+            return
+        shown = [
+            f"{name.removeprefix('eval_')} {float(value):.3f}"
+            for name, value in logs.items()
+            if name == "loss" or (name.startswith(("loss/", "eval_")) and not name.endswith(TIMES))
+        ]
+        if shown:
+            print(f"step {state.global_step:5}/{state.max_steps}  {'  '.join(shown)}", flush=True)
 
 
 def summary(rows: Mapping[str, int], before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

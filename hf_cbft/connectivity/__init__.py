@@ -6,9 +6,4 @@ from hf_cbft.connectivity.evaluator import ConnectivityEvaluator
 from hf_cbft.connectivity.matrix import MatrixEvaluator, connectivity_matrix
 from hf_cbft.connectivity.results import ConnectivityResult
 
-__all__ = [
-    "ConnectivityEvaluator",
-    "ConnectivityResult",
-    "MatrixEvaluator",
-    "connectivity_matrix",
-]
+__all__ = ["ConnectivityEvaluator", "ConnectivityResult", "MatrixEvaluator", "connectivity_matrix"]

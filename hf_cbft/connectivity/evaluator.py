@@ -174,14 +174,8 @@ class ConnectivityEvaluator:
             NotImplementedError: a model that does not give logits for what is labelled.
         """
         ends = self._ends.along(path)
-        statistics = {
-            "baseline": baseline,
-            "tolerance": tolerance,
-            "error_tolerance": error_tolerance,
-            "confidence": confidence,
-            "num_resamples": num_resamples,
-            "seed": seed,
-        }
+        verdict = {"baseline": baseline, "tolerance": tolerance, "error_tolerance": error_tolerance}
+        statistics = {**verdict, "confidence": confidence, "num_resamples": num_resamples, "seed": seed}
         plan = self.measurer.plan(datasets, check_grid(num_points, alphas), group_column, statistics)
         settings = {**self.names, "path": _path_name(path), **plan.settings}
         store = None if resume_dir is None else self.measurer.store(Path(resume_dir), plan, settings, ends)

@@ -129,14 +129,8 @@ class MatrixEvaluator:
         """
         if num_points < 3:
             raise ValueError(f"num_points = {num_points}: a barrier needs at least 3, both ends among them.")
-        statistics = {
-            "baseline": baseline,
-            "tolerance": tolerance,
-            "error_tolerance": error_tolerance,
-            "confidence": confidence,
-            "num_resamples": num_resamples,
-            "seed": seed,
-        }
+        verdict = {"baseline": baseline, "tolerance": tolerance, "error_tolerance": error_tolerance}
+        statistics = {**verdict, "confidence": confidence, "num_resamples": num_resamples, "seed": seed}
         plan = self._measurer.plan(datasets, np.linspace(0.0, 1.0, num_points), group_column, statistics)
         on = deciding_set(list(plan.sets), on)
         runner = self._measurer.runner()  # of all lines, so that the data are read once

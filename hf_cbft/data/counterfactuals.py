@@ -152,10 +152,7 @@ def make_counterfactuals(dataset: Dataset, cue: Cue, seed: int = 0) -> DatasetDi
     kept = [label_column(dataset, "The data set"), *({"completion"} & set(plain.column_names))]
     answers = plain.select_columns(kept)
     foreign = plain.select(sources).map(
-        lambda example, index: answers[index],
-        with_indices=True,
-        features=dataset.features,
-        desc="Drawing inputs",
+        lambda example, index: answers[index], with_indices=True, features=dataset.features, desc="Drawing inputs"
     )
     sets = {
         "no_cue": plain,

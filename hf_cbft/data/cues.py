@@ -63,6 +63,11 @@ class _ImageCue(ClassCue):
     """A cue on one column of PIL images."""
 
     image_column: str
+    num_classes: int
+
+    @property
+    def values(self) -> range:
+        return range(self.num_classes)
 
     def _rgb(self, example: Mapping[str, Any]) -> Image.Image:
         """A copy of the row's image that can be drawn on."""
@@ -132,10 +137,6 @@ class BoxCue(_ImageCue):
             raise ValueError(f"BoxCue names 2 to 10 classes (nine places, or no box); got {self.num_classes}.")
         _check_size(self.size)
 
-    @property
-    def values(self) -> range:
-        return range(self.num_classes)
-
     def apply(self, example: dict[str, Any], value: int) -> dict[str, Any]:
         self._check_value(value)
         image = self._rgb(example)
@@ -190,10 +191,6 @@ class ColorBoxCue(_ImageCue):
         if not 2 <= self.num_classes <= 100:
             raise ValueError(f"ColorBoxCue names 2 to 100 classes (ten places in ten hues); got {self.num_classes}.")
         _check_size(self.size)
-
-    @property
-    def values(self) -> range:
-        return range(self.num_classes)
 
     def apply(self, example: dict[str, Any], value: int) -> dict[str, Any]:
         self._check_value(value)

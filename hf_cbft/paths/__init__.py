@@ -5,10 +5,4 @@
 from hf_cbft.paths.geometry import LinearPath, PolylinePath, QuadraticPath, sample_alpha
 from hf_cbft.paths.interpolation import at_point
 
-__all__ = [
-    "LinearPath",
-    "PolylinePath",
-    "QuadraticPath",
-    "at_point",
-    "sample_alpha",
-]
+__all__ = ["LinearPath", "PolylinePath", "QuadraticPath", "at_point", "sample_alpha"]

@@ -158,10 +158,7 @@ class AdapterReference:
 
 
 def adapter_reference(
-    model: Any,
-    ref_model: Any,
-    device: torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    model: Any, ref_model: Any, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> AdapterReference:
     """The reference of a model that trains an adapter.
 

@@ -42,10 +42,7 @@ class WeightReference:
     """
 
     def __init__(
-        self,
-        weights: Mapping[str, torch.Tensor],
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        self, weights: Mapping[str, torch.Tensor], device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> None:
         self.weights = dict(weights)
         self.device, self.dtype = device, dtype
@@ -96,10 +93,7 @@ class WeightReference:
 
 
 def weight_reference(
-    model: nn.Module,
-    ref_model: nn.Module | None,
-    device: torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    model: nn.Module, ref_model: nn.Module | None, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> WeightReference:
     """The reference of `model`: a copy of what it can train, or all the weights of `ref_model`.
 

@@ -178,10 +178,7 @@ def _panels(result: Any, data: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _cursor(data: Mapping[str, Any], worst: str) -> dict[str, int]:
     """Where the chart's cursor stands first: at the highest barrier."""
-    return {
-        "point": data["alphas"].index(data["barriers"][worst]["alpha"]),
-        "set": list(data["losses"]).index(worst),
-    }
+    return {"point": data["alphas"].index(data["barriers"][worst]["alpha"]), "set": list(data["losses"]).index(worst)}
 
 
 def _for_script(data: Mapping[str, Any], panels: Sequence[Mapping[str, Any]], at: Mapping[str, int]) -> dict[str, Any]:

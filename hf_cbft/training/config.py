@@ -22,14 +22,19 @@ _COMPILE = (
 _FSDP1 = (
     "FSDP1 keeps its weights in flat parameters that a path point cannot be written into: use FSDP2 (fsdp_version: 2)."
 )
-_LAUNCHER_SWITCHES = (
-    "ACCELERATE_USE_DEEPSPEED",
-    "ACCELERATE_USE_FSDP",
-    "FSDP_VERSION",
-    "ACCELERATE_DYNAMO_BACKEND",
-)
+_LAUNCHER_SWITCHES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "FSDP_VERSION", "ACCELERATE_DYNAMO_BACKEND")
 ALPHA_SAMPLINGS = ("clipped_normal", "uniform")
 UPDATE_RULES = ("joint", "alternating")
+
+
+def check_steps_after_backward(args: TrainingArguments, weights: str) -> None:
+    """Raise a `ValueError` for an optimizer that steps inside backward, where the live weights are others."""
+    optimizer = args.optim.value
+    if "lomo" in optimizer or optimizer.endswith("_layerwise"):
+        raise ValueError(
+            f"The optimizer {optimizer} steps inside backward, where the weights are those of {weights}: use one that "
+            "steps after it, such as adamw_torch."
+        )
 
 
 @dataclass
@@ -149,12 +154,7 @@ class CBFTConfig(TrainingArguments):
                 raise ValueError(f"{name} = {getattr(self, name)!r} is unknown: use one of {', '.join(choices)}.")
 
     def _check_training_features(self) -> None:
-        optimizer = self.optim.value
-        if "lomo" in optimizer or optimizer.endswith("_layerwise"):
-            raise ValueError(
-                f"The optimizer {optimizer} steps inside backward, where the weights are those of the path point, "
-                "not the model's: use one that steps after it, such as adamw_torch."
-            )
+        check_steps_after_backward(self, "the path point, not the model's")
         if self.deepspeed:
             raise ValueError(_DEEPSPEED)
         if self.neftune_noise_alpha is not None:

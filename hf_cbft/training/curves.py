@@ -17,8 +17,8 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hf_cbft.architectures import has_adapter
 from hf_cbft.checkpoints.loading import LoadOptions, check_no_nan, load_model, names_adapter, source_name
-from hf_cbft.data.columns import LABEL_COLUMNS, check_not_empty
-from hf_cbft.data.inputs import RAW_COLUMNS, InputCollator
+from hf_cbft.data.columns import check_not_empty
+from hf_cbft.data.inputs import InputCollator
 from hf_cbft.distributed import differentiable_mean
 from hf_cbft.paths.batchnorm import batchnorm_modules, recalibrate
 from hf_cbft.paths.fingerprint import fingerprint
@@ -26,7 +26,7 @@ from hf_cbft.paths.geometry import LinearPath, QuadraticPath, Weights, sample_al
 from hf_cbft.paths.interpolation import at_point, check_same_weights, copy_weights, evaluation_mode, named_weights
 from hf_cbft.tasks.registry import task_of
 from hf_cbft.tasks.seq2seq import Seq2Seq
-from hf_cbft.training.config import CBFTConfig
+from hf_cbft.training.config import CBFTConfig, check_steps_after_backward
 from hf_cbft.training.exact_resume import ExactResumeTrainer
 from hf_cbft.training.run_state import RunState
 
@@ -247,12 +247,6 @@ class _CurveTrainer(ExactResumeTrainer):
         for batch in loader:
             yield self._prepare_inputs(batch)
 
-    def _set_signature_columns_if_needed(self) -> None:
-        # Rows that hold an image or a text keep it: the collator makes model inputs of them.
-        super()._set_signature_columns_if_needed()
-        kept = (*RAW_COLUMNS, *LABEL_COLUMNS)
-        self._signature_columns += [name for name in kept if name not in self._signature_columns]
-
 
 # What goes in
 
@@ -334,12 +328,7 @@ def _check_alike(start: Weights, other: Weights, what: str) -> None:
 
 def _check_arguments(args: Any) -> None:
     """Refuse settings under which a step at a point of the curve would be wrong, or is not known to be right."""
-    optimizer = args.optim.value
-    if "lomo" in optimizer or optimizer.endswith("_layerwise"):
-        raise ValueError(
-            f"The optimizer {optimizer} steps inside backward, where the weights are those of the curve's point, not "
-            "the middle's: use one that steps after it, such as adamw_torch."
-        )
+    check_steps_after_backward(args, "the curve's point, not the middle's")
     if args.deepspeed:
         raise ValueError(
             "DeepSpeed's engine steps inside its own backward, where the weights are those of the curve's point: "

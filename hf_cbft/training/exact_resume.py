@@ -15,6 +15,8 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging
 
+from hf_cbft.data.columns import LABEL_COLUMNS
+from hf_cbft.data.inputs import RAW_COLUMNS
 from hf_cbft.distributed import on_main_rank
 from hf_cbft.paths.interpolation import copy_weights, named_weights
 from hf_cbft.training.run_state import (
@@ -218,3 +220,9 @@ class ExactResumeTrainer(Trainer):
             for name, weight in live.items():
                 weight.copy_(loaded[name])
         return True
+
+    def _set_signature_columns_if_needed(self) -> None:
+        # Rows that hold an image or a text keep it, with its label: the collator makes model inputs of them.
+        super()._set_signature_columns_if_needed()
+        kept = (*RAW_COLUMNS, *LABEL_COLUMNS)
+        self._signature_columns += [name for name in kept if name not in self._signature_columns]

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from hf_cbft.architectures import base_model, has_adapter
 from hf_cbft.checkpoints.loading import load_model
 from hf_cbft.data.columns import check_fills_a_batch
-from hf_cbft.data.inputs import RAW_COLUMNS, InputCollator, drop_unused_columns
+from hf_cbft.data.inputs import InputCollator, drop_unused_columns
 from hf_cbft.data.pairing import PairCollator, pair_clean_with_cue
 from hf_cbft.distributed import on_main_rank, sum_over_ranks
 from hf_cbft.paths.geometry import sample_alpha
@@ -480,11 +480,6 @@ class CBFTTrainer(ExactResumeTrainer):
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         for half in ("clean", "cue"):
             super()._track_num_input_tokens(inputs[half])
-
-    def _set_signature_columns_if_needed(self) -> None:
-        # Rows that hold an image or a text keep it: the collator makes model inputs of them.
-        super()._set_signature_columns_if_needed()
-        self._signature_columns += [name for name in RAW_COLUMNS if name not in self._signature_columns]
 
 
 def _make_reference(model: Any, ref_model: Any, args: CBFTConfig) -> Any:

@@ -36,8 +36,7 @@ class Arguments(ColumnArguments, LoadArguments):
         metadata={"help": "New folder for END in its new order: an ordinary checkpoint, and the alignment."},
     )
     method: str = field(
-        default="weights",
-        metadata={"help": "weights (close in their values) or activations (alike on the data)."},
+        default="weights", metadata={"help": "weights (close in their values) or activations (alike on the data)."}
     )
     dataset: str = field(
         default="", metadata={"help": "NAME=SOURCE[:SPLIT] of rows for activations: a file, a folder or a Hub id."}

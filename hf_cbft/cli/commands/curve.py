@@ -5,7 +5,7 @@
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from hf_cbft.cli.inputs import ColumnArguments, LoadArguments, check_seeds, processing_class, read_sources
 
@@ -58,6 +58,7 @@ def check(arguments: Arguments) -> None:
 def run(arguments: Arguments) -> int:
     from hf_cbft.checkpoints.curve_files import save_curve
     from hf_cbft.cli.training_data import check_measured
+    from hf_cbft.cli.training_results import LogLines
     from hf_cbft.distributed import on_main_rank
     from hf_cbft.training.curves import DEFAULT_LEARNING_RATE, DEFAULT_STEPS, default_arguments, fit_curve, load_end
 
@@ -83,12 +84,7 @@ def run(arguments: Arguments) -> int:
         if main:
             print(f"hf-cbft curve: from {arguments.start} to {arguments.end}\n{description}", flush=True)
         path = fit_curve(
-            arguments.start,
-            arguments.end,
-            rows,
-            settings,
-            processing_class=processor,
-            callbacks=[_progress()] if main else None,
+            arguments.start, arguments.end, rows, settings, processing_class=processor, callbacks=[LogLines()]
         )
         names = (arguments.start, arguments.end)
         on_main_rank(lambda: save_curve(arguments.output_dir, path, model, processor, *names))
@@ -99,16 +95,3 @@ def run(arguments: Arguments) -> int:
             "--dataset NAME=SOURCE --output_dir RESULT"
         )
     return 0
-
-
-def _progress() -> Any:
-    from transformers import TrainerCallback
-
-    class Progress(TrainerCallback):
-        """A line for each log."""
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if logs and "loss" in logs:
-                print(f"step {state.global_step:5}/{state.max_steps}  loss {float(logs['loss']):.3f}", flush=True)
-
-    return Progress()

@@ -77,10 +77,7 @@ def run(arguments: Arguments) -> int:
         print(mapping)
     try:
         result = evaluator.evaluate(
-            sets,
-            on=arguments.on,
-            num_points=arguments.num_points,
-            **arguments.evaluation_options(),
+            sets, on=arguments.on, num_points=arguments.num_points, **arguments.evaluation_options()
         )
         if state.is_main_process:
             print(result)

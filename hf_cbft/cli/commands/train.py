@@ -160,7 +160,7 @@ def _check_folder(folder: Path, resume: str | bool | None) -> None:
 
 
 def run(arguments: Arguments, config: Any) -> int:
-    from hf_cbft.cli.training_results import RESULTS_FILE, measure, summary, write_results
+    from hf_cbft.cli.training_results import RESULTS_FILE, measure_sets, summary, write_results
 
     with _one_progress_bar(config):
         trainer, sets, description = make_trainer(arguments, config)
@@ -168,12 +168,12 @@ def run(arguments: Arguments, config: Any) -> int:
         if main:
             print(description, flush=True)
         # FSDP shards the model that it evaluates, and training starts from a whole one.
-        before = {} if trainer.is_fsdp_enabled else measure(trainer, sets)
+        before = {} if trainer.is_fsdp_enabled else measure_sets(trainer, sets)
         try:
             trainer.train(resume_from_checkpoint=checkpoint_to_resume(config))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_how_to_go_on(Path(config.output_dir))) from None
-        after = measure(trainer, sets)
+        after = measure_sets(trainer, sets)
         trainer.save_model(_internal_call=True)  # else it would be pushed at once, without its results
         rows = {name: len(dataset) for name, dataset in sets.items()}
         if main:
@@ -195,16 +195,14 @@ def make_trainer(arguments: Arguments, config: Any) -> tuple[Any, dict[str, Any]
     from hf_cbft.checkpoints.loading import LoadOptions
     from hf_cbft.cli.inputs import processing_class
     from hf_cbft.cli.training_data import check_sets, read_training_sets
-    from hf_cbft.cli.training_results import metrics_of, scorer_of
+    from hf_cbft.cli.training_results import LogLines, metrics_of, scorer_of
     from hf_cbft.distributed import on_main_rank
     from hf_cbft.tasks.registry import task_of
     from hf_cbft.training.trainer import CBFTTrainer
 
     set_seed(config.seed)  # a new adapter is drawn
     options = LoadOptions(
-        dtype=arguments.dtype,
-        allow_pickle=arguments.allow_pickle,
-        trust_remote_code=arguments.trust_remote_code,
+        dtype=arguments.dtype, allow_pickle=arguments.allow_pickle, trust_remote_code=arguments.trust_remote_code
     )
     model = _load(arguments.model, options)
     processor = processing_class(arguments.model, arguments)
@@ -225,7 +223,7 @@ def make_trainer(arguments: Arguments, config: Any) -> tuple[Any, dict[str, Any]
     )
     if config.disable_tqdm:
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(_lines())
+        trainer.add_callback(LogLines())
     return trainer, sets, description
 
 
@@ -310,37 +308,6 @@ def _one_progress_bar(config: Any) -> Iterator[None]:
             datasets.enable_progress_bars()
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _lines() -> Any:
-    """A line for each log of the training, where there is no progress bar to show them."""
-    from transformers import TrainerCallback
-
-    from hf_cbft.cli.training_results import TIMES
-
-    class Lines(TrainerCallback):
-        training = False
-
-        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.training = True
-
-        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-            self.training = False
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            logs = logs or {}
-            # The reference is measured as training begins, perhaps before this callback hears of it.
-            if not state.is_world_process_zero or not (self.training or "loss/ref" in logs):
-                return
-            shown = [
-                f"{name.removeprefix('eval_')} {float(value):.3f}"
-                for name, value in logs.items()
-                if name == "loss" or (name.startswith(("loss/", "eval_")) and not name.endswith(TIMES))
-            ]
-            if shown:
-                print(f"step {state.global_step:5}/{state.max_steps}  {'  '.join(shown)}", flush=True)
-
-    return Lines()
 
 
 def _how_to_go_on(folder: Path) -> str:

@@ -39,7 +39,7 @@ def halve_digits(digits: Mapping[str, Dataset]) -> DatasetDict:
 
     ```python
     >>> from hf_cbft.data.digits import load_digits
-    >>> from hf_cbft.data.digit_groups import halve_digits
+    >>> from paper.digit_groups import halve_digits
     >>> halve_digits(load_digits())["test"].features["label"].names
     ['low', 'high']
 
@@ -81,7 +81,7 @@ def generate_digit_groups(
     ```python
     >>> from collections import Counter
     >>> from hf_cbft.data.digits import load_digits
-    >>> from hf_cbft.data.digit_groups import generate_digit_groups
+    >>> from paper.digit_groups import generate_digit_groups
     >>> parts = generate_digit_groups({"pretrain": load_digits()["pretrain"]}, share=0.95)
     >>> Counter(parts["pretrain"]["group"])
     Counter({'low on land': 476, 'high on water': 474, 'low on water': 25, 'high on land': 25})

@@ -9,8 +9,8 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from hf_cbft import make_counterfactuals
 from hf_cbft.data.backgrounds import BackgroundCue
 from hf_cbft.data.columns import group_values
-from hf_cbft.data.digit_groups import generate_digit_groups, halve_digits
 from hf_cbft.data.digits import load_digits
+from paper.digit_groups import generate_digit_groups, halve_digits
 
 FOUR = ["high on land", "high on water", "low on land", "low on water"]
 STRIPE = round(0.3 * 255)  # at the default contrast
