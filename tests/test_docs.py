@@ -160,6 +160,16 @@ def test_the_reference_holds_every_public_name():
     assert set(commands) == set(_COMMANDS)
 
 
+def test_the_findings_show_eight_light_figures_at_most_and_nothing_else_generated_is_kept():
+    figures = list((ROOT / "docs" / "findings").iterdir())
+    assert 0 < len(figures) <= 8
+    for file in figures:
+        assert file.suffix == ".png"
+        assert file.stat().st_size < 150_000, file
+        assert f"(findings/{file.name})" in text_of("docs/findings.md")
+    assert not [file for file in (ROOT / "docs").rglob("*") if file.suffix in (".svg", ".html", ".ipynb")]
+
+
 def message(node: ast.AST) -> str | None:
     """A text of the source with `...` for what is put into it."""
     if isinstance(node, ast.Constant):

@@ -51,7 +51,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-def read_config(file: str | Path, types: Mapping[str, OptionType], command: str) -> dict[str, Any]:
+def read_config(file: str | Path, types: Mapping[str, OptionType], command: str, program: str) -> dict[str, Any]:
     """The options that a file gives.
 
     Values are read as the words of a flag are: `no` is a text where a text is wanted, and `1e-3` a number. `null` is
@@ -60,7 +60,7 @@ def read_config(file: str | Path, types: Mapping[str, OptionType], command: str)
     Args:
         file (`str` or `Path`): a YAML mapping from options to values.
         types (`Mapping[str, OptionType]`): the options that there are.
-        command (`str`): whose options they are, for the message.
+        command (`str`), program (`str`): whose options they are and how it is called, for the messages.
 
     Raises:
         ValueError: the file cannot be read or is no mapping, a key stands there twice or is no option, or a value is
@@ -69,7 +69,7 @@ def read_config(file: str | Path, types: Mapping[str, OptionType], command: str)
     loader = None
     try:
         loader = yaml.SafeLoader(Path(file).read_text(encoding="utf-8"))
-        return _options(str(file), loader, types, command)
+        return _options(str(file), loader, types, command, program)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ValueError(f"--config {file} cannot be read: {reason}.") from None
@@ -83,7 +83,7 @@ def read_config(file: str | Path, types: Mapping[str, OptionType], command: str)
             loader.dispose()
 
 
-def _options(file: str, loader: Any, types: Mapping[str, OptionType], command: str) -> dict[str, Any]:
+def _options(file: str, loader: Any, types: Mapping[str, OptionType], command: str, program: str) -> dict[str, Any]:
     root = loader.get_single_node()
     if root is None:
         raise ValueError(f"{file} is empty: give options as lines of name: value.")
@@ -97,7 +97,7 @@ def _options(file: str, loader: Any, types: Mapping[str, OptionType], command: s
         name = key.value.replace("-", "_")
         if name not in types:
             near = nearest(name, types)
-            advice = f"did you mean {near}?" if near else f"hf-cbft {command} --help lists them."
+            advice = f"did you mean {near}?" if near else f"{program} --help lists them."
             raise ValueError(f"{_place(file, key)}: {command} has no option {key.value!r}; {advice}")
         if name in lines:
             raise ValueError(f"{_place(file, key)}: {name} is there already, in line {lines[name]}: keep one of them.")
@@ -146,8 +146,8 @@ def config_file(folder: str | Path, command: str) -> Path:
     return Path(folder) / f"{command}.yaml"
 
 
-def write_config(folder: str | Path, command: str, options: Mapping[str, Any]) -> None:
-    """Write `<folder>/<command>.yaml`, from which `hf-cbft <command> --config` does the same again.
+def write_config(folder: str | Path, command: str, options: Mapping[str, Any], program: str) -> None:
+    """Write `<folder>/<command>.yaml`, from which `<program> --config` does the same again.
 
     Left out is how a run found its folder (`resume`, `resume_from_checkpoint`, `overwrite`), and the Hub's token.
 
@@ -155,9 +155,10 @@ def write_config(folder: str | Path, command: str, options: Mapping[str, Any]) -
         folder (`str` or `Path`): is there.
         command (`str`): of `hf-cbft`.
         options (`Mapping[str, Any]`): every option as it was resolved.
+        program (`str`): how the command is called.
     """
     kept = {name: _plain(value) for name, value in options.items() if name not in _NOT_WRITTEN}
-    head = f"# hf-cbft {hf_cbft.__version__}: hf-cbft {command} --config {command}.yaml is this run again.\n"
+    head = f"# hf-cbft {hf_cbft.__version__}: {program} --config {command}.yaml is this run again.\n"
     text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=119)
     write_text(config_file(folder, command), head + text)
 

@@ -139,9 +139,9 @@ def _start(name: str, command: ModuleType, options: list[str], program: str) -> 
             status = command.run(*arguments)
         elif getattr(command, "APPEARS_WHOLE", False):
             status = command.run(*arguments)
-            write_config(folder, name, resolved)
+            write_config(folder, name, resolved, program)
         else:
-            with _config_beside(folder, name, resolved):
+            with _config_beside(folder, name, resolved, program):
                 status = command.run(*arguments)
     if as_json and folder is not None:
         print(_results(folder, command.RESULT_FILES))
@@ -149,7 +149,7 @@ def _start(name: str, command: ModuleType, options: list[str], program: str) -> 
 
 
 @contextmanager
-def _config_beside(folder: Path, name: str, resolved: dict) -> Iterator[None]:
+def _config_beside(folder: Path, name: str, resolved: dict, program: str) -> Iterator[None]:
     """Have the options in the folder while the command runs and afterwards, unless it left nothing there.
 
     They are there from the start, as a run that is killed leaves checkpoints too.
@@ -158,7 +158,7 @@ def _config_beside(folder: Path, name: str, resolved: dict) -> Iterator[None]:
     earlier = file.read_text(encoding="utf-8") if file.is_file() else None
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    write_config(folder, name, resolved)
+    write_config(folder, name, resolved, program)
     try:
         yield
     except BaseException as error:

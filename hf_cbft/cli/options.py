@@ -182,7 +182,7 @@ class CommandParser(argparse.ArgumentParser):
         if left:
             self._refuse(left[0])
         values = {name: value for name, value in vars(given).items() if name in self.types}
-        in_file = read_config(given.config, self.types, self.name) if "config" in given else {}
+        in_file = read_config(given.config, self.types, self.name, self.program) if "config" in given else {}
         resolved = {**self.defaults, **in_file, **values}
         lacking = [f"--{name}" for name, value in resolved.items() if value is MISSING]
         if lacking:

@@ -37,7 +37,7 @@ def parser():
 
 def read(tmp_path, text):
     (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
-    return read_config(tmp_path / "a.yaml", parser().types, "try")
+    return read_config(tmp_path / "a.yaml", parser().types, "try", "hf-cbft try")
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,12 @@ def test_a_mistake_is_named_with_file_line_and_key(tmp_path, text, message):
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"--config .*none.yaml cannot be read: No such file or directory\."):
-        read_config(tmp_path / "none.yaml", parser().types, "try")
+        read_config(tmp_path / "none.yaml", parser().types, "try", "hf-cbft try")
     with pytest.raises(ValueError, match=r"cannot be read: Is a directory\."):
-        read_config(tmp_path, parser().types, "try")
+        read_config(tmp_path, parser().types, "try", "hf-cbft try")
     (tmp_path / "latin.yaml").write_bytes("start: Grüße".encode("latin-1"))
     with pytest.raises(ValueError, match=r"cannot be read: it is not UTF-8\."):
-        read_config(tmp_path / "latin.yaml", parser().types, "try")
+        read_config(tmp_path / "latin.yaml", parser().types, "try", "hf-cbft try")
 
 
 def test_what_is_written_reads_back_the_same(tmp_path):
@@ -125,15 +125,15 @@ def test_what_is_written_reads_back_the_same(tmp_path):
         *("--rate", "0.30000000000000004", "--deep", "--kind", "b", "--extra", '{"a": 1}'),
     ]
     resolved = parser().resolve(given)
-    write_config(tmp_path, "try", resolved)
+    write_config(tmp_path, "try", resolved, "hf-cbft try")
     assert parser().resolve(["--config", str(tmp_path / "try.yaml")]) == resolved
     head = (tmp_path / "try.yaml").read_text().splitlines()[0]
     assert head.endswith(": hf-cbft try --config try.yaml is this run again.")
 
 
 def test_a_mapping_and_a_nan_read_back_too(tmp_path):
-    write_config(tmp_path, "try", {"extra": {"min_lr": 1e-05}, "rate": math.nan})
-    found = read_config(tmp_path / "try.yaml", parser().types, "try")
+    write_config(tmp_path, "try", {"extra": {"min_lr": 1e-05}, "rate": math.nan}, "hf-cbft try")
+    found = read_config(tmp_path / "try.yaml", parser().types, "try", "hf-cbft try")
     assert found["extra"] == {"min_lr": 1e-05}
     assert math.isnan(found["rate"])
 
@@ -150,7 +150,7 @@ def test_how_the_folder_was_found_and_secrets_are_not_written(tmp_path):
         "--number",
         "4",
     ]
-    write_config(tmp_path, "try", parser().resolve(flags))
+    write_config(tmp_path, "try", parser().resolve(flags), "hf-cbft try")
     written = yaml.safe_load((tmp_path / "try.yaml").read_text())
     assert written["number"] == 4
     assert not written.keys() & {"resume", "resume_from_checkpoint", "overwrite", "hub_token"}

@@ -295,7 +295,7 @@ def test_a_file_and_flags_resolve_to_the_same_options_in_each_command(name, tmp_
     (tmp_path / "a.yaml").write_text("\n".join(lines))
     from_flags = parser.resolve(flags)
     assert parser.resolve(["--config", str(tmp_path / "a.yaml")]) == from_flags
-    write_config(tmp_path, name, from_flags)
+    write_config(tmp_path, name, from_flags, f"hf-cbft {name}")
     written = parser.resolve(["--config", str(tmp_path / f"{name}.yaml")])
     differing = {option for option in written if written[option] != from_flags[option]}
     assert differing <= {"resume", "resume_from_checkpoint", "overwrite", "hub_token"}

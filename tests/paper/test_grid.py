@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import hf_cbft
 from hf_cbft.files import write_json
 from paper import grid as driver
 from paper.experiments import jobs_of
@@ -143,6 +144,51 @@ def test_the_command_says_what_failed_and_resume_tries_it_alone(tmp_path, ran, f
     assert ran == ["llrt-share0.9-seed0"]
     assert "MemoryError" not in (tmp_path / "out" / "findings.md").read_text()
     assert len((tmp_path / "out" / "table1-digits-vit" / "results.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_grid_that_hf_cbft_reproduce_began_is_gone_on_with(tmp_path, ran, capsys):
+    """As version 0.1 left it, killed between two jobs: its folder, its options and its records stay what they are."""
+    folder = tmp_path / "out" / "table1-digits-vit"
+    options = ["--methods", "llrt", "cbft", "--seeds", "0", "--shares", "0.9", "--jobs", "1", "--quick"]
+    command = "--experiment table1 --seeds 0 --shares 0.9 --methods llrt cbft --quick"
+    done = [job for job in jobs_of("table1", [0.9], [0], ["llrt", "cbft"]) if job.method != "cbft"]
+    for job in done:
+        driver.run_job(Grid(folder, "table1", "digits", "vit", quick=True), job, "cpu")
+    write_json(
+        folder / "grid.json",
+        {
+            "schema_version": 1,
+            "experiment": "table1",
+            "dataset": "digits",
+            "model": "vit",
+            "quick": True,
+            "num_classes": 10,
+            "commands": [f"hf-cbft reproduce {command}"],
+            "failed": {},
+        },
+    )
+    (tmp_path / "out" / "reproduce.yaml").write_text(
+        "# hf-cbft 0.1.0: hf-cbft reproduce --config reproduce.yaml is this run again.\n"
+        "methods:\n- llrt\n- cbft\nseeds:\n- 0\nshares:\n- 0.9\njobs: 1\nquick: true\n"
+        f"output_dir: {tmp_path / 'out'}\n"
+    )
+    earlier = {job.name: folder.joinpath("jobs", f"{job.name}.json").read_bytes() for job in done}
+    ran.clear()
+    # By its own file of options as well as by the same options.
+    assert main(["--config", str(tmp_path / "out" / "reproduce.yaml"), "--resume"]) == 0
+    assert ran == ["cbft-share0.9-seed0"]
+    assert main([*options, "--output_dir", str(tmp_path / "out"), "--resume"]) == 0
+    assert ran == ["cbft-share0.9-seed0"]
+    assert {name: folder.joinpath("jobs", f"{name}.json").read_bytes() for name in earlier} == earlier
+    assert len((folder / "results.jsonl").read_text().splitlines()) == 3
+    (tmp_path / "bad.yaml").write_text("frobnicate: 1\n")
+    assert main(["--config", str(tmp_path / "bad.yaml")]) == 2
+    assert "'frobnicate'; python examples/paper/run.py --help lists them." in capsys.readouterr().err
+    # The command that stood there is the same run: on the page it stands once, and as it can be run now.
+    settings = json.loads((folder / "grid.json").read_text())
+    assert settings["commands"] == [f"python examples/paper/run.py {command}"]
+    written = (tmp_path / "out" / "reproduce.yaml").read_text()
+    assert written.startswith(f"# hf-cbft {hf_cbft.__version__}: python examples/paper/run.py --config reproduce.yaml")
 
 
 def die(grid, job, device):
