@@ -158,15 +158,11 @@ class _MovedModules:
         package, _, old = name.partition(".")
         if package != __name__ or old not in _MOVED:
             return None
-        public = sorted(public for public, module in _MODULES.items() if module in _MOVED[old])
-        advice = f"from hf_cbft import {', '.join(public)}" if public else ""
-        modules = ", ".join(f"hf_cbft.{module}" for module in _MOVED[old]) or "examples/paper of the repository"
-        warn(
-            f"{name} has moved to {modules}, and this path goes with the next release"
-            + (f": write `{advice}`." if advice else "."),
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        public = ", ".join(sorted(public for public, module in _MODULES.items() if module in _MOVED[old]))
+        now = ", ".join(f"hf_cbft.{module}" for module in _MOVED[old]) or "examples/paper of the repository"
+        advice = f": write `from hf_cbft import {public}`." if public else "."
+        text = f"{name} has moved to {now}, and this path goes with the next release{advice}"
+        warn(text, DeprecationWarning, stacklevel=2)
         return ModuleSpec(name, _MovedModules, is_package=not _MOVED[old])  # type: ignore[arg-type]
 
     @staticmethod

@@ -25,6 +25,11 @@ def format_number(value: float | None) -> str:
     return "-" if value is None else f"{round(value, 3) + 0.0:.3f}"
 
 
+def shorten(text: str, length: int = 60) -> str:
+    """The text, or its beginning with three dots."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
 def format_band(low: float | None, high: float | None, digits: int, sign: str = "") -> str:
     """`low to high`, with a dash for a bound that the examples do not give; `sign="+"` shows the sign of each.
 

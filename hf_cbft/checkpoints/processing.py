@@ -7,6 +7,7 @@ from typing import Any
 
 from hf_cbft.checkpoints.configs import BLOCKING, DIFFERS, SAME, Finding, named
 from hf_cbft.checkpoints.sources import Folder, Repository, read_json, same_file
+from hf_cbft.tables import shorten
 
 # The first that both have says which row of the embeddings a token is.
 _VOCABULARIES = (
@@ -134,5 +135,4 @@ def _compare_entries(topic: str, name: str, ours: Any, theirs: Any) -> list[Find
 
 
 def _short(value: Any) -> str:
-    text = "not given" if value is None else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return "not given" if value is None else shorten(str(value))

@@ -177,28 +177,23 @@ def processing_class(source: str, arguments: WeightArguments) -> Any:
 
 def read_sets(arguments: DataArguments, model: Any) -> tuple[dict[str, Any], str]:
     """The data sets of `--dataset` in the model's labels, and a text that says which columns were taken."""
+    return read_sources(arguments.dataset, arguments, model, arguments.group_column)
+
+
+def read_sources(
+    sources: Sequence[str], arguments: ColumnArguments, model: Any, group_column: str | None = None
+) -> tuple[dict[str, Any], str]:
+    """The data sets of an option, as [`read_sets`] gives them."""
     from hf_cbft.architectures import base_model
     from hf_cbft.data.sources import load_sources
     from hf_cbft.tasks.classification import Classification
     from hf_cbft.tasks.registry import listed_task
 
-    classifies = (listed_task(model) or Classification).one_label_a_row
-    sets, columns = load_sources(
-        arguments.dataset,
-        config_name=arguments.config_name,
-        input_column=arguments.input_column,
-        label_column=arguments.label_column,
-        group_column=arguments.group_column,
-        label_map=arguments.label_map,
-        id2label=base_model(model).config.id2label if classifies else None,
-    )
-    return sets, "\n".join(f"{name}: {len(sets[name])} rows, {taken}" for name, taken in columns.items())
-
-
-def read_sources(sources: Sequence[str], arguments: ColumnArguments, model: Any) -> tuple[dict[str, Any], str]:
-    """The data sets of other options than `--dataset`, as [`read_sets`] gives them."""
     columns = {option.name: getattr(arguments, option.name) for option in fields(ColumnArguments)}
-    return read_sets(DataArguments(dataset=list(sources), **columns), model)
+    classifies = (listed_task(model) or Classification).one_label_a_row
+    id2label = base_model(model).config.id2label if classifies else None
+    sets, taken = load_sources(sources, group_column=group_column, id2label=id2label, **columns)
+    return sets, "\n".join(f"{name}: {len(sets[name])} rows, {used}" for name, used in taken.items())
 
 
 def calibration_set(arguments: DataArguments) -> Any:
@@ -206,13 +201,8 @@ def calibration_set(arguments: DataArguments) -> Any:
 
     if not arguments.calibration_dataset:
         return None
-    sets, _ = load_sources(
-        [f"calibration={arguments.calibration_dataset}"],
-        config_name=arguments.config_name,
-        input_column=arguments.input_column,
-        label_column=arguments.label_column,
-    )
-    return sets["calibration"]
+    columns = {name: getattr(arguments, name) for name in ("config_name", "input_column", "label_column")}
+    return load_sources([f"calibration={arguments.calibration_dataset}"], **columns)[0]["calibration"]
 
 
 def check_device(device: str) -> None:

@@ -55,11 +55,7 @@ def measure(
     metrics: Sequence[Any] = ("accuracy",),
     calibration_dataset: Any = None,
     group_column: str | None = None,
-    dtype: Any = None,
-    device_map: Any = None,
-    token: str | None = None,
-    allow_pickle: bool = False,
-    trust_remote_code: bool = False,
+    **loading: Any,
 ) -> Measurements:
     """Loss and metrics of one model on data sets.
 
@@ -70,11 +66,12 @@ def measure(
         model (`str`, `Path` or `PreTrainedModel`): a folder, a Hub id, `org/name@revision`, `base+adapter`, a model.
         datasets (a data set, or `dict[str, data set]`): what is measured on, such as the sets of
             [`make_counterfactuals`]. A single one is called `"data"`.
-        processing_class, data_collator, batch_size, metrics, dtype, device_map, token, allow_pickle,
-        trust_remote_code (*optional*): see [`ConnectivityEvaluator`].
+        processing_class, data_collator, batch_size, metrics (*optional*): see [`ConnectivityEvaluator`].
         calibration_dataset (*optional*): rows that BatchNorm statistics are estimated on for the time of the
             measurement; `None` takes the model's own.
         group_column (`str`, *optional*): column that holds the group of a row, for `"worst_group_accuracy"`.
+        loading: `dtype`, `device_map`, `token`, `allow_pickle` and `trust_remote_code`, as in
+            [`ConnectivityEvaluator`].
 
     Returns:
         `dict[str, dict[str, float]]`: by set, `"loss"` (nats, the sum over examples divided by their number; over
@@ -102,7 +99,7 @@ def measure(
     ```
     """
     known = check_measuring(batch_size, metrics, calibration_dataset)
-    options = LoadOptions(dtype, device_map, token, allow_pickle, trust_remote_code)
+    options = LoadOptions(**loading)
     opened = open_model(model, options)
     measurer = Measurer(opened, known, processing_class, data_collator, batch_size, calibration_dataset, options)
     statistics = {"baseline": "chord", "confidence": 0.95, "num_resamples": 1}

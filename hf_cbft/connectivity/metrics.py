@@ -10,6 +10,8 @@ from typing import Any
 import evaluate
 import numpy as np
 
+from hf_cbft.tables import shorten
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -169,8 +171,7 @@ def _described(value: Any) -> str:
         return "None"
     if hasattr(value, "shape"):
         return f"an array of shape {tuple(value.shape)}"
-    text = repr(value)
-    return f"{text if len(text) <= 40 else text[:37] + '...'} (a {type(value).__name__})"
+    return f"{shorten(repr(value), 40)} (a {type(value).__name__})"
 
 
 def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:

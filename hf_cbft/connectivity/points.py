@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hf_cbft.files import whole_file, write_json
+from hf_cbft.tables import shorten
 from hf_cbft.tasks.task import Scores
 
 _SCHEMA_VERSION = 1
@@ -61,9 +62,8 @@ class PointStore:
             raise ValueError(f"{file} is damaged: remove {folder} and measure again.") from None
         changed = sorted(key for key in identity.keys() | before.keys() if identity.get(key) != before.get(key))
         if changed:
-            shown = "; ".join(
-                f"{key} was {_short(before.get(key))}, now {_short(identity.get(key))}" for key in changed
-            )
+            was, now = ({key: shorten(json.dumps(of.get(key))) for key in changed} for of in (before, identity))
+            shown = "; ".join(f"{key} was {was[key]}, now {now[key]}" for key in changed)
             raise ValueError(f"{folder} holds the points of another sweep ({shown}): name another folder.")
 
     def save(self, name: str, point: Point) -> None:
@@ -93,8 +93,3 @@ class PointStore:
         }
         scores = {part: Scores(**values) for part, values in columns.items()}
         return Point(scores, digests, int(about["batch_size"]))
-
-
-def _short(value: Any, length: int = 60) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= length else f"{text[: length - 3]}..."

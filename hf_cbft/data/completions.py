@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from hf_cbft.tables import shorten
+
 PROMPT_COLUMNS = ("prompt", "completion")
 # Columns with a value for each token.
 TOKEN_COLUMNS = ("input_ids", "attention_mask", "labels", "position_ids", "token_type_ids")
@@ -157,5 +159,4 @@ def _padding_id(tokenizer: Any) -> int:
 
 
 def _shown(prompt: Any) -> str:
-    text = repr(prompt)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return shorten(repr(prompt), 80)
