@@ -167,15 +167,13 @@ class _MovedModules:
 
     @staticmethod
     def create_module(spec: ModuleSpec) -> None:
-        """An empty module, which [`exec_module`] replaces or fills."""
+        """An empty module, which [`exec_module`] fills."""
 
     @staticmethod
     def exec_module(module: ModuleType) -> None:
-        modules = [import_module(f"{__name__}.{new}") for new in _MOVED[module.__name__.partition(".")[2]]]
-        if len(modules) == 1:
-            sys.modules[module.__name__] = modules[0]
-        for part in modules:
-            vars(module).update({name: value for name, value in vars(part).items() if not name.startswith("__")})
+        for new in _MOVED[module.__name__.partition(".")[2]]:
+            found = vars(import_module(f"{__name__}.{new}"))
+            vars(module).update({name: value for name, value in found.items() if not name.startswith("__")})
 
 
 sys.modules[__name__].__class__ = _Package

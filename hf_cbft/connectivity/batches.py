@@ -84,7 +84,8 @@ class BatchRunner:
         """Estimate BatchNorm's running statistics on a data set, with the batches of one process."""
         batches = self._batches(dataset, "calibration_dataset")
         if self._together:  # a pass that counts for nothing would count in the average
-            batches = self._every_batch(dataset, "calibration_dataset")
+            every = list(range(len(self._rows_of_batches(len(dataset)))))
+            batches = self._loaded(dataset, "calibration_dataset", every)
         on_device = (batch.on(self._device) for batch in batches)
         recalibrate(self.model, on_device, lambda batch: self.task.forward(self.model, batch))
 
@@ -155,9 +156,6 @@ class BatchRunner:
         if self._together:
             mine += [0] * (-(-number // world_size()) - len(mine))
         return self._loaded(dataset, what, mine)
-
-    def _every_batch(self, dataset: Any, what: str) -> Iterator["_Batch"]:
-        return self._loaded(dataset, what, list(range(len(self._rows_of_batches(len(dataset))))))
 
     def _loaded(self, dataset: Any, what: str, numbers: list[int]) -> Iterator["_Batch"]:
         """Batches by number: made once, where there is room to keep them, and else at each point."""

@@ -33,8 +33,6 @@ from hf_cbft.tasks.task import Scores
 
 logger = logging.getLogger(__name__)
 
-Measured = dict[str, dict[str, float]]
-
 
 class Measurements(dict[str, dict[str, float]]):
     """By set, the loss in nats and the metrics by their names; printed, a table."""
@@ -213,7 +211,7 @@ class Measurer:
         runner: BatchRunner | None = None,
     ) -> ConnectivityResult:
         """Measure a plan between two ends. What the store has is not measured again."""
-        metrics: list[Measured] = []
+        metrics: list[dict[str, dict[str, float]]] = []
         points = sweep(
             runner or self.runner(),
             ends,
@@ -247,7 +245,7 @@ class Measurer:
             dataset = Dataset.from_list([{k: v for k, v in row.items() if k == group_column} for row in dataset])
         return group_values(dataset, group_column, what)
 
-    def _metrics(self, scores: Mapping[str, Scores], plan: Plan) -> Measured:
+    def _metrics(self, scores: Mapping[str, Scores], plan: Plan) -> dict[str, dict[str, float]]:
         return {
             part: {
                 name: compute(Outcome(s.losses, s.weights, s.correct, s.predictions, s.references, plan.groups[part]))
@@ -258,7 +256,10 @@ class Measurer:
 
 
 def _result(
-    settings: Mapping[str, Any], plan: Plan, points: Sequence[Point], metrics: Sequence[Measured]
+    settings: Mapping[str, Any],
+    plan: Plan,
+    points: Sequence[Point],
+    metrics: Sequence[Mapping[str, Any]],
 ) -> ConnectivityResult:
     first = points[0].scores
     labelled = [name for name, scores in first.items() if scores.references is not None]

@@ -12,7 +12,7 @@ from transformers.models.auto import modeling_auto as auto
 
 from hf_cbft.architectures import base_model, class_name, listed
 from hf_cbft.data.columns import class_labels
-from hf_cbft.representations import Representation, check_single_label, find_representation_layer
+from hf_cbft.representations import Representation, check_single_label
 from hf_cbft.tasks.task import Batch, Scores, Sets, Task, TrainingPlan
 
 
@@ -50,13 +50,9 @@ class Classification(Task):
 
     def plan(self, model: nn.Module, sets: Sets, pairing: str, layer: str | None, reads: bool) -> TrainingPlan:
         check_single_label(base_model(model))
-        if not reads:
-            return TrainingPlan(pairing)
-        for name, dataset in sets.items():
+        for name, dataset in sets.items() if reads else ():
             self.check_rows(dataset, name)
-        num_classes = base_model(model).config.num_labels
-        layer_name, _ = find_representation_layer(model, num_classes, layer)
-        return TrainingPlan(pairing, layer_name, num_classes, gives_logits=layer is None)
+        return self.plan_of_classes(model, pairing, layer, reads)
 
     def representation(self, captured: Representation, outputs: Any, batch: Batch) -> torch.Tensor:
         return captured.per_row(self.logits(outputs))

@@ -14,7 +14,7 @@ from torch import nn
 
 from hf_cbft.architectures import base_model, class_name
 from hf_cbft.data.completions import IGNORED
-from hf_cbft.representations import Representation
+from hf_cbft.representations import Representation, find_representation_layer
 
 Batch = Mapping[str, Any]
 Sets = Mapping[str, Any]
@@ -227,6 +227,14 @@ class Task:
             f"{class_name(model)} is made for {self.name.replace('_', ' ')}, for which the training loss is not "
             "checked: use a classifier, a token classifier or a causal language model."
         )
+
+    def plan_of_classes(self, model: nn.Module, pairing: str, layer: str | None, reads: bool) -> TrainingPlan:
+        """The plan of a model that gives K logits: what enters the layer that gives them is the representation."""
+        if not reads:
+            return TrainingPlan(pairing)
+        num_classes = base_model(model).config.num_labels
+        layer_name, _ = find_representation_layer(model, num_classes, layer)
+        return TrainingPlan(pairing, layer_name, num_classes, gives_logits=layer is None)
 
     def representation(self, captured: Representation, outputs: Any, batch: Batch) -> torch.Tensor:
         """(N, D), the vectors whose class means are compared; N is the number of [`classes_of`]."""

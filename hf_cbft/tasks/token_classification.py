@@ -10,7 +10,7 @@ from transformers.models.auto import modeling_auto as auto
 
 from hf_cbft.architectures import base_model, listed
 from hf_cbft.data.columns import check_token_labels
-from hf_cbft.representations import Representation, find_representation_layer
+from hf_cbft.representations import Representation
 from hf_cbft.tasks.task import IGNORED, Batch, Sets, Task, TrainingPlan
 
 
@@ -25,14 +25,9 @@ class TokenClassification(Task):
     peft_task_type = "TOKEN_CLS"
 
     def plan(self, model: nn.Module, sets: Sets, pairing: str, layer: str | None, reads: bool) -> TrainingPlan:
-        pairing = "random" if pairing == "class" else pairing
-        num_classes = base_model(model).config.num_labels
         for name, dataset in sets.items():
-            check_token_labels(dataset, name, num_classes)
-        if not reads:
-            return TrainingPlan(pairing)
-        layer_name, _ = find_representation_layer(model, num_classes, layer)
-        return TrainingPlan(pairing, layer_name, num_classes, gives_logits=layer is None)
+            check_token_labels(dataset, name, base_model(model).config.num_labels)
+        return self.plan_of_classes(model, "random" if pairing == "class" else pairing, layer, reads)
 
     def representation(self, captured: Representation, outputs: Any, batch: Batch) -> torch.Tensor:
         states, labels = captured.input, self.labels(batch)
