@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""FSDP2 through the trainer: `pytest -m gpu --no-cov`. One process proves the path; more ranks were not run."""
+"""FSDP2 through the trainer: `pytest -m gpu`. One process proves the path; more ranks were not run."""
 
 import os
 import subprocess
