@@ -36,6 +36,10 @@ NUM_CLASSES = 4
 collect_ignore_glob = ["benchmarks/*", "helpers/*", "distributed/run_*.py", "training/*_run.py"]
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption("--update-errors", action="store_true", help="Write tests/errors.txt anew.")
+
+
 def make_vit() -> ViTForImageClassification:
     return ViTForImageClassification(
         ViTConfig(
