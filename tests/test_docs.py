@@ -196,6 +196,7 @@ def test_the_start_takes_four_commands_at_most():
 
 
 @pytest.mark.slow
+@pytest.mark.sample
 def test_the_start_as_it_is_documented(tmp_path):
     # A user's own folder, from nothing to the page: the documented commands, to the letter.
     (tmp_path / "examples").symlink_to(ROOT / "examples")

@@ -183,6 +183,7 @@ def test_pages_and_examples_import_from_the_package_itself():
 
 
 @pytest.mark.slow
+@pytest.mark.sample
 def test_a_users_script_sees_real_types(tmp_path):
     (tmp_path / "script.py").write_text(
         "from hf_cbft import CBFTConfig, CBFTTrainer, ConnectivityEvaluator\n"

@@ -545,6 +545,7 @@ if dist.is_initialized():
 
 
 @pytest.mark.slow
+@pytest.mark.sample
 def test_two_processes_train_the_middle_that_one_does(tmp_path):
     """Ranks at different points, or means that are not weighed, train another curve than the one asked for."""
     (tmp_path / "script.py").write_text(_SCRIPT)

@@ -247,6 +247,7 @@ def test_checkpoints_come_from_a_hub(saved, make_model):
 
 
 @pytest.mark.slow
+@pytest.mark.sample
 def test_a_killed_sweep_goes_on_to_the_same_result(saved):
     # 11 points of four sets: what was measured before the kill is kept.
     for name, rows in make_counterfactuals(make_images(300).remove_columns("place"), BoxCue(4), seed=0).items():

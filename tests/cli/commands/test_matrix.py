@@ -182,6 +182,7 @@ def test_input_that_cannot_be_had_is_one_sentence(inputs, tmp_path, capsys, chan
 
 
 @pytest.mark.slow
+@pytest.mark.sample
 def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(inputs, tmp_path):
     """SIGKILL leaves no time to tidy up: only what was written whole may count."""
     # Batches of one row, so that there is time to kill it in the middle.

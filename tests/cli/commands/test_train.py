@@ -363,6 +363,7 @@ def command_line(*options):
 
 
 @pytest.mark.slow
+@pytest.mark.sample
 def test_two_processes_train_one_model_and_one_of_them_prints(images):
     # Batches of 4 on each of two ranks are those of 8 on one; without dropout the steps are the same. A model that was
     # measured before training and then not put into DDP has moved twice as far by then.
