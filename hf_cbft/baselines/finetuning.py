@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""The rivals of CBFT: other ways to take a classifier off its cue, for any classification model of Transformers.
+"""The baselines of CBFT: other ways to fine-tune a classifier off its cue, for any classifier of Transformers.
 
 Those of the last layer alone are in `last_layer` and `feature_reweighting` beside it, and `hf_cbft.baselines` has all.
 All change the model in place, except [`finetune_best_rate`], which makes its models itself.
