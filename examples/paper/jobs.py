@@ -26,7 +26,7 @@ from paper.findings.records import SCHEMA_VERSION
 from paper.findings.statistics import paired_barrier_difference
 from paper.methods import (
     METHODS,
-    Run,
+    Finetuning,
     accuracies,
     barrier,
     barrier_fields,
@@ -150,7 +150,7 @@ def _model(grid: Grid, job: Job, problem: Problem, device: str) -> dict[str, Any
             model = pretrain(problem, seed, scratch, device, clean=True)
         else:
             overrides = {name: value for name, value in job.overrides.items() if name != "num_clean"}
-            run = Run(problem, lambda: load_model(pretrained).to(device), job.seed, scratch, device, overrides)
+            run = Finetuning(problem, lambda: load_model(pretrained).to(device), job.seed, scratch, device, overrides)
             model, tried = METHODS[job.method](run), run.tried
     seconds = time.perf_counter() - began
     if job.kept and not folder.is_dir():

@@ -27,7 +27,7 @@ _EVALUATION_BATCH = 256
 
 
 @dataclass
-class Run:
+class Finetuning:
     """One fine-tuning.
 
     Args:
@@ -62,13 +62,13 @@ def pretrain(problem: Problem, seed: int, scratch: str, device: str, clean: bool
     return model
 
 
-def _naive(run: Run, learning_rate: float) -> nn.Module:
+def _naive(run: Finetuning, learning_rate: float) -> nn.Module:
     model = run.start()
     baselines.finetune(model, run.problem.clean, run.arguments(learning_rate), run.problem.processing_class)
     return model
 
 
-def _naive_large(run: Run) -> nn.Module:
+def _naive_large(run: Finetuning) -> nn.Module:
     """The large learning rate with the highest accuracy on the validation rows with a random cue; all are recorded."""
     problem = run.problem
     tried: list[dict[str, Any]] = []
@@ -93,20 +93,20 @@ def _naive_large(run: Run) -> nn.Module:
     return model
 
 
-def _last_layer(run: Run) -> nn.Module:
+def _last_layer(run: Finetuning) -> nn.Module:
     model = run.start()
     baselines.retrain_last_layer(model, run.problem.clean, run.problem.processing_class)
     return model
 
 
-def _linear_probe_then_finetune(run: Run) -> nn.Module:
+def _linear_probe_then_finetune(run: Finetuning) -> nn.Module:
     model, problem = run.start(), run.problem
     args = run.arguments(problem.recipe.medium_lr)
     baselines.linear_probe_then_finetune(model, problem.clean, args, problem.processing_class)
     return model
 
 
-def _deep_feature_reweighting(run: Run) -> nn.Module:
+def _deep_feature_reweighting(run: Finetuning) -> nn.Module:
     model, problem = run.start(), run.problem
     baselines.deep_feature_reweighting(
         model, problem.clean, problem.clean_groups, problem.processing_class, seed=run.seed
@@ -114,7 +114,7 @@ def _deep_feature_reweighting(run: Run) -> nn.Module:
     return model
 
 
-def _balanced(run: Run) -> nn.Module:
+def _balanced(run: Finetuning) -> nn.Module:
     """Group-balanced fine-tuning on the pretraining rows: groups are known there, as who made the cue knows them."""
     model, problem = run.start(), run.problem
     args = run.arguments(problem.recipe.medium_lr)
@@ -122,7 +122,7 @@ def _balanced(run: Run) -> nn.Module:
     return model
 
 
-def _cbft(run: Run, **defaults: Any) -> nn.Module:
+def _cbft(run: Finetuning, **defaults: Any) -> nn.Module:
     model, problem, recipe = run.start(), run.problem, run.problem.recipe
     own = {"invariance_coef": recipe.invariance_coef, "barrier_margin": recipe.barrier_margin}
     fields = {**own, **defaults, **run.overrides}
@@ -153,7 +153,7 @@ class HingeTerm(BarrierTerm):
 
 
 # In the order of the tables.
-METHODS: dict[str, Callable[[Run], nn.Module]] = {
+METHODS: dict[str, Callable[[Finetuning], nn.Module]] = {
     "naive-small": lambda run: _naive(run, run.problem.recipe.small_lr),
     "naive-medium": lambda run: _naive(run, run.problem.recipe.medium_lr),
     "naive-large": _naive_large,

@@ -14,7 +14,7 @@ from hf_cbft.training.terms import BarrierTerm
 from paper import methods
 from paper.experiments import FINETUNINGS, Job
 from paper.jobs import Grid, run_job
-from paper.methods import METHODS, HingeTerm, Run, accuracies, barrier
+from paper.methods import METHODS, Finetuning, HingeTerm, accuracies, barrier
 from paper.problems import load_problem, recipe_for
 from paper.recipes import build_model
 from paper.run import main
@@ -28,7 +28,7 @@ def problem():
 
 @pytest.fixture
 def run(problem, tmp_path):
-    return Run(problem, lambda: problem.build(0), seed=0, scratch=str(tmp_path), device="cpu")
+    return Finetuning(problem, lambda: problem.build(0), seed=0, scratch=str(tmp_path), device="cpu")
 
 
 def changed(problem, model) -> set[str]:
