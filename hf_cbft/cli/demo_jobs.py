@@ -118,7 +118,8 @@ def train(folder: Path, recipe: Recipe, job: DemoJob, device: str) -> None:
     record = {**asdict(job), "train_seconds": seconds, "log": trainer.state.log_history}
     if job.is_candidate:
         validation = make_counterfactuals(digits["validation"], BoxCue(), job.seed)["rand_cue"]
-        record["validation_rand_cue"] = measure(model, validation, processor)["data"]["accuracy"]
+        found = measure(model, validation, processor, batch_size=len(validation))["data"]["accuracy"]
+        record["validation_rand_cue"] = torch.tensor(found).item()  # in float32, as 0.1 recorded it
     with whole_folder(target) as written:
         model.save_pretrained(written)
         processor.save_pretrained(written)

@@ -81,10 +81,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if words else 2
     name, *options = words
     if name in _MOVED:
-        _say_error(
-            f"hf-cbft: error: {name!r} is no command any more: in a clone of the repository, {_MOVED[name]} takes the "
-            "same options, and resumes what was begun with it."
+        how = (
+            f"in a clone of the repository, {_MOVED[name]} takes the same options, and resumes what was begun with it."
         )
+        _say_error(f"hf-cbft: error: {name!r} is no command any more: {how}")
         return 2
     if name not in _COMMANDS:
         near = nearest(name, _COMMANDS)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from hf_cbft.data.columns import unreadable_row
 from hf_cbft.distributed import gather_objects, rank, world_size
-from hf_cbft.paths.batchnorm import recalibrate
+from hf_cbft.paths.batchnorm import batchnorm_modules, recalibrate
 from hf_cbft.tasks.task import Scores, Task, joined
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,9 @@ class BatchRunner:
         return self._digests[key]
 
     def calibrate(self, dataset: Any) -> None:
-        """Estimate BatchNorm's running statistics on a data set, with the batches of one process."""
+        """Estimate BatchNorm's running statistics, where there are any, with the batches of one process."""
+        if dataset is None or not batchnorm_modules(self.model):
+            return
         batches = self._batches(dataset, "calibration_dataset")
         if self._together:  # a pass that counts for nothing would count in the average
             every = list(range(len(self._rows_of_batches(len(dataset)))))
@@ -128,9 +130,11 @@ class BatchRunner:
         if failure is not None and self._together:
             raise failure
         out_of_memory = failure is not None and self.batch_size > 1 and should_reduce_batch_size(failure)
-        reason = f"{type(failure).__name__}: {failure}" if failure is not None and not out_of_memory else None
+        if out_of_memory:
+            failure = None  # its traceback holds the tensors of the pass, and the ranks need memory to talk
+        reason = None if failure is None else f"{type(failure).__name__}: {failure}"
         everyone = gather_objects((own, reason, out_of_memory))
-        if failure is not None and not out_of_memory:
+        if failure is not None:
             raise failure
         for number, (_, other, _) in enumerate(everyone):
             if other is not None:

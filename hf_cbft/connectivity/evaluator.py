@@ -200,7 +200,7 @@ class ConnectivityEvaluator:
         check_alpha(alpha)
         with evaluation_mode(self.model), ends.moving() as move, whole_folder(folder) as written:
             move(alpha)
-            if self.measurer.calibrates and 0.0 < alpha < 1.0:
+            if 0.0 < alpha < 1.0:
                 self.measurer.runner().calibrate(self.measurer.calibration_dataset)
             save_ordinary(self.model, written)
             if self.processing_class is not None:

@@ -14,11 +14,11 @@ import numpy as np
 from torch import nn
 
 from hf_cbft.architectures import has_adapter
-from hf_cbft.checkpoints.loading import LoadOptions, check_no_nan, load_model, names_adapter, stored_weights
+from hf_cbft.checkpoints.loading import LoadOptions, names_adapter, stored_weights
 from hf_cbft.connectivity.ends import save_ordinary
 from hf_cbft.connectivity.matrix_results import MatrixResult
 from hf_cbft.connectivity.measuring import Measurer, Plan, check_measuring
-from hf_cbft.connectivity.opening import check_labels
+from hf_cbft.connectivity.opening import check_labels, open_model
 from hf_cbft.connectivity.points import Point
 from hf_cbft.connectivity.soups import SOUP_FILE, Average, Soup, check_free, check_members, soup_card
 from hf_cbft.connectivity.sweep import Store
@@ -84,7 +84,6 @@ class MatrixEvaluator:
             if names_adapter(source, options):
                 raise NotImplementedError(_adapter_message(source))
         self.model, self._stored = _opened(self.checkpoints, options)
-        check_no_nan(named_weights(self.model), self.checkpoints[0])
         self._measurer = Measurer(
             self.model, known, processing_class, data_collator, batch_size, calibration_dataset, options
         )
@@ -182,9 +181,7 @@ class MatrixEvaluator:
             plan = self._measurer.plan(datasets, np.array([0.0]), result.settings["group_column"], statistics)
         average = Average([self._weights(self.names.index(name)) for name in members])
         with at_point(self.model, average, 0.0):
-            measured = self._measurer.here(plan)
-            losses = {name: values.pop("loss") for name, values in measured.items()}
-            soup = Soup(list(members), losses, dict(measured))
+            soup = Soup(list(members), *self._measurer.here(plan))
             on_main_rank(partial(self._write, soup, result, folder))
         return soup
 
@@ -328,7 +325,7 @@ def deciding_set(names: Sequence[str], on: str | None) -> str:
 
 def _opened(checkpoints: Sequence[str], options: LoadOptions) -> tuple[nn.Module, dict[int, Weights]]:
     """The first checkpoint as a live model, and by number the weights of the others, which stay in their files."""
-    model = load_model(checkpoints[0], options=options)
+    model = open_model(checkpoints[0], options)
     if has_adapter(model):
         raise NotImplementedError(_adapter_message(checkpoints[0]))
     live = named_weights(model)

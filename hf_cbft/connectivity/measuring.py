@@ -21,7 +21,7 @@ from hf_cbft.connectivity.metrics import Outcome, resolve_metrics
 from hf_cbft.connectivity.opening import open_model
 from hf_cbft.connectivity.points import Point, PointStore
 from hf_cbft.connectivity.results import ConnectivityResult, with_barriers
-from hf_cbft.connectivity.sweep import Store, called, sweep
+from hf_cbft.connectivity.sweep import Store, measure_sets, sweep
 from hf_cbft.data.columns import check_not_empty, group_values
 from hf_cbft.data.inputs import InputCollator, drop_unused_columns
 from hf_cbft.distributed import on_main_rank
@@ -76,7 +76,8 @@ def measure(
         tokens for language models) and each metric.
 
     Raises:
-        ValueError: no data, labels beyond the model's classes, an unknown metric, or rows that change.
+        ValueError: no data, no labels or some beyond the model's classes, rows that change, an unknown metric, or one
+        that is called `"loss"`.
         NotImplementedError: a model that measures what is not known here.
 
     Example:
@@ -97,15 +98,18 @@ def measure(
     ```
     """
     known = check_measuring(batch_size, metrics, calibration_dataset)
+    if "loss" in known:
+        raise ValueError("A metric is called 'loss', and the mean cross-entropy is too: give it another name.")
     options = LoadOptions(**loading)
     opened = open_model(model, options)
     measurer = Measurer(opened, known, processing_class, data_collator, batch_size, calibration_dataset, options)
     statistics = {"baseline": "chord", "confidence": 0.95, "num_resamples": 1}
-    plan = measurer.plan(datasets, np.array([0.0]), group_column, statistics)
+    plan = measurer.plan(datasets, np.zeros(0), group_column, statistics)  # no path, and so no points
     own = [buffer for module in batchnorm_modules(opened) for buffer in module.buffers(recurse=False)]
     before = [buffer.clone() for buffer in own]
     try:
-        return measurer.here(plan)
+        losses, figures = measurer.here(plan)
+        return Measurements({name: {"loss": loss, **figures[name]} for name, loss in losses.items()})
     finally:
         for buffer, value in zip(own, before, strict=True):
             buffer.copy_(value)
@@ -164,10 +168,6 @@ class Measurer:
         self.task.check_model(self.model)
         self.collator: Any = InputCollator(base_model(self.model), self.processing_class, self.data_collator)
 
-    @property
-    def calibrates(self) -> bool:
-        return self.calibration_dataset is not None and bool(batchnorm_modules(self.model))
-
     def runner(self) -> BatchRunner:
         return BatchRunner(self.model, self.task, self.collator, self.batch_size)
 
@@ -188,7 +188,7 @@ class Measurer:
             "guess_loss": self.task.guess_loss,
             **statistics,
         }
-        if len(alphas) > 1 and batchnorm_modules(self.model) and self.calibration_dataset is None:
+        if len(alphas) and batchnorm_modules(self.model) and self.calibration_dataset is None:
             logger.warning(
                 "The model has BatchNorm and no calibration_dataset was given: interior points use interpolated "
                 "running statistics, and part of a barrier may come from those alone."
@@ -223,16 +223,14 @@ class Measurer:
         )
         return _result(settings, plan, points, metrics)
 
-    def here(self, plan: Plan) -> Measurements:
-        """Measure a plan's sets on the model as it is now, once its BatchNorm statistics are estimated anew."""
+    def here(self, plan: Plan) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        """Losses and metrics of the model as it is now, once its BatchNorm statistics are estimated anew."""
         runner = self.runner()
         with evaluation_mode(self.model):
-            if self.calibrates:
-                runner.calibrate(self.calibration_dataset)
-            scores = {name: runner.scores(rows, called(name))[0] for name, rows in plan.sets.items()}
-        metrics = self._metrics(scores, plan)
+            runner.calibrate(self.calibration_dataset)
+            scores = measure_sets(runner, plan.sets).scores
         losses = {name: float(np.average(found.losses, weights=found.weights)) for name, found in scores.items()}
-        return Measurements({name: {"loss": loss, **metrics[name]} for name, loss in losses.items()})
+        return losses, self._metrics(scores, plan)
 
     def _checked(self, dataset: Any, name: str, group_column: str | None) -> np.ndarray | None:
         """The groups of a data set's rows, where they are asked for; refuses what cannot be measured."""

@@ -13,7 +13,6 @@ from hf_cbft.connectivity.batches import BatchRunner, rows_changed
 from hf_cbft.connectivity.ends import Ends
 from hf_cbft.connectivity.points import Point
 from hf_cbft.distributed import on_main_rank, rank
-from hf_cbft.paths.batchnorm import batchnorm_modules
 from hf_cbft.paths.interpolation import evaluation_mode
 
 
@@ -55,7 +54,6 @@ def sweep(
         ValueError: what `strict` refuses.
     """
     points: list[Point] = []
-    calibrates = calibration_dataset is not None and bool(batchnorm_modules(runner.model))
     hidden = rank() > 0 or not strict or None  # None: where there is no terminal
     with (
         evaluation_mode(runner.model),
@@ -67,15 +65,15 @@ def sweep(
             point = None if store is None else on_main_rank(partial(store.load, name))
             if point is None:
                 move(alpha)
-                if calibrates and 0.0 < alpha < 1.0:
+                if 0.0 < alpha < 1.0:
                     runner.calibrate(calibration_dataset)
-                point = _measured(runner, sets, strict, progress.update)
+                point = measure_sets(runner, sets, strict, progress.update)
                 if store is not None:
                     on_main_rank(partial(store.save, name, point))
             else:
                 if not points:
                     runner.batch_size = point.batch_size
-                    _check_same_data({part: runner.digest(rows, called(part)) for part, rows in sets.items()}, point)
+                    _check_same_data({part: runner.digest(rows, _called(part)) for part, rows in sets.items()}, point)
                 progress.update(len(sets))
             if strict and points and point.batch_size == points[0].batch_size:
                 _check_same_data(point.digests, points[0])
@@ -87,25 +85,28 @@ def sweep(
     return points
 
 
-def called(name: str) -> str:
-    """How messages call a data set."""
-    return f"the data set {name!r}"
-
-
-def _measured(runner: BatchRunner, sets: Mapping[str, Any], strict: bool, done: Callable[[], Any]) -> Point:
+def measure_sets(
+    runner: BatchRunner, sets: Mapping[str, Any], strict: bool = True, done: Callable[[], Any] | None = None
+) -> Point:
+    """Measure the model where it is; `strict` as in [`sweep`], and `done` is called after each set."""
     scores, digests = {}, {}
     for name, dataset in sets.items():
-        scores[name], digests[name] = runner.scores(dataset, called(name))
+        scores[name], digests[name] = runner.scores(dataset, _called(name))
         if strict and not scores[name].weights.any():
             raise ValueError(f"The data set {name!r} has no labelled tokens: all of its labels are -100.")
-        done()
+        if done is not None:
+            done()
     return Point(scores, digests, runner.batch_size)
+
+
+def _called(name: str) -> str:
+    return f"the data set {name!r}"
 
 
 def _check_same_data(digests: Mapping[str, str], point: Point) -> None:
     changed = [name for name, digest in digests.items() if digest != point.digests[name]]
     if changed:
-        raise rows_changed(called(changed[0]))
+        raise rows_changed(_called(changed[0]))
 
 
 def _check_finite(point: Point, alpha: float) -> None:

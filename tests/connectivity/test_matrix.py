@@ -23,7 +23,7 @@ from transformers import (
 
 from hf_cbft import ConnectivityEvaluator
 from hf_cbft.analysis.barriers import Barrier
-from hf_cbft.connectivity import batches as batches_module
+from hf_cbft.connectivity.batches import BatchRunner
 from hf_cbft.connectivity.matrix import MatrixEvaluator, connectivity_matrix, short_names
 from hf_cbft.connectivity.matrix_results import MatrixResult, clusters
 from hf_cbft.connectivity.results import ConnectivityResult
@@ -221,11 +221,13 @@ def test_what_is_all_there_is_not_measured_again(folders, sets, tmp_path, passes
     expected = MatrixEvaluator(checkpoints, batch_size=BATCH).evaluate(sets, resume_dir=folder, **OPTIONS)
     passes_of_batches["count"] = 0
     read = []
-    checksums = batches_module._checksums
-    monkeypatch.setattr(batches_module, "_checksums", lambda batches: read.append(1) or checksums(batches))
+    run = BatchRunner._on_all_ranks
+    monkeypatch.setattr(
+        BatchRunner, "_on_all_ranks", lambda self, rows, what, *f: read.append(what) or run(self, rows, what, *f)
+    )
     result = MatrixEvaluator(checkpoints, batch_size=BATCH).evaluate(sets, resume_dir=folder, **OPTIONS)
     assert passes_of_batches["count"] == 0
-    assert len(read) == 2, "each set is read once for all lines"
+    assert read == ["the data set 'plain'", "the data set 'cue'"]
     assert_same(result, expected)
 
 
@@ -548,6 +550,41 @@ def test_no_soup_across_a_barrier_unless_asked_for(folders, sets, tmp_path):
     assert undecided.verdicts[0, 1] is None
     with pytest.raises(ValueError, match="a and b are not known to be connected"):
         evaluator.soup(undecided, ["a", "b"], tmp_path / "other", sets)
+
+
+def test_a_metric_called_loss_does_not_take_the_place_of_the_soups(folders, sets, tmp_path):
+    def loss(predictions, references):
+        return 99.0
+
+    evaluator = MatrixEvaluator(folders(number=2), batch_size=BATCH, metrics=[loss])
+    result = evaluator.evaluate(sets, **OPTIONS)
+    soup = evaluator.soup(result, ["a", "b"], tmp_path / "soup", sets, across_barriers=True)
+    assert soup.metrics == {name: {"loss": 99.0} for name in sets}
+    assert all(0.0 < loss < 99.0 for loss in soup.losses.values())
+
+
+def test_a_soup_of_batchnorm_without_calibration_warns(folders, tmp_path, caplog):
+    rows = make_rows(size=32)
+    evaluator = MatrixEvaluator(folders("resnet", 2), batch_size=BATCH)
+    result = evaluator.evaluate({"cue": rows}, **OPTIONS)
+    caplog.clear()
+    evaluator.soup(result, ["a", "b"], tmp_path / "soup", rows, across_barriers=True)
+    assert "no calibration_dataset was given" in caplog.text
+
+
+def test_offloaded_weights_are_refused(folders, monkeypatch):
+    # Writing a point into them changes nothing, without a word.
+    load = ViTForImageClassification.from_pretrained.__func__
+
+    def offloading(cls, *args, **options):
+        model, found = load(cls, *args, **options)
+        model.classifier.to("meta")
+        return model, found
+
+    checkpoints = folders(number=2)
+    monkeypatch.setattr(ViTForImageClassification, "from_pretrained", classmethod(offloading))
+    with pytest.raises(NotImplementedError, match=r"has classifier.weight offloaded or without values"):
+        MatrixEvaluator(checkpoints)
 
 
 def test_a_soup_that_cannot_be_made_is_refused_before_it_is_measured(folders, sets, tmp_path, passes_of_batches):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from transformers import BertConfig, BertForTokenClassification
 
 from hf_cbft import ConnectivityEvaluator, measure
 from hf_cbft.paths.interpolation import copy_weights
@@ -41,6 +42,26 @@ def test_a_language_models_loss_is_a_mean_over_tokens(make_model, make_batch):
     assert found["perplexity"] == pytest.approx(loss.exp().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("task", ["token classification", "causal language model"])
+def test_the_loss_of_tokens_is_that_of_the_models_own_forward_pass(task, make_model, make_batch):
+    batch = make_batch("gpt2", rows=5)
+    model = make_model("gpt2", seed=3)
+    if task == "token classification":
+        sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        torch.manual_seed(0)
+        model = BertForTokenClassification(BertConfig(**sizes, intermediate_size=32, num_labels=NUM_CLASSES))
+        batch["labels"] = torch.where(batch["labels"] < 0, -100, batch["labels"] % NUM_CLASSES)
+    found = measure(model, {"cue": rows_of(batch)}, batch_size=2)["cue"]
+    with torch.no_grad():
+        outputs = model.eval()(**batch)
+    assert found["loss"] == pytest.approx(outputs.loss.item(), rel=1e-6)
+    logits, labels = outputs.logits, batch["labels"]
+    if task == "causal language model":
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    right = (logits.argmax(-1) == labels)[labels != -100].double().mean().item()
+    assert found["accuracy"] == pytest.approx(right, rel=1e-6)
+
+
 def test_it_is_the_end_of_a_path(make_model, make_batch, tmp_path):
     start, end, rows = make_model("bert"), make_model("bert", seed=1), rows_of(make_batch("bert"))
     end.save_pretrained(tmp_path / "end")
@@ -64,6 +85,14 @@ def test_statistics_are_estimated_for_the_measurement_alone(make_model, make_bat
     rows = rows_of(batch)
     plain, calibrated = (measure(model, rows, calibration_dataset=own)["data"]["loss"] for own in (None, rows))
     assert plain != calibrated
+    buffers = {key: buffer.clone() for key, buffer in model.named_buffers()}
+
+    def fails(predictions, references):
+        raise RuntimeError("no such metric")
+
+    with pytest.raises(ValueError, match="The metric 'fails' failed"):
+        measure(model, rows, calibration_dataset=rows, metrics=[fails])
+    assert all(torch.equal(buffer, buffers[key]) for key, buffer in model.named_buffers())
     assert all(torch.equal(weight, before[key]) for key, weight in copy_weights(model).items())
 
 
@@ -90,6 +119,20 @@ def test_what_cannot_be_measured_is_refused(datasets, options, message, make_mod
     rows = rows_of(make_batch("bert")) if datasets is None else datasets
     with pytest.raises(ValueError, match=message):
         measure(make_model("bert"), rows, **options)
+
+
+def test_a_metric_that_is_called_as_the_loss_is_refused(make_model, make_batch):
+    def loss(predictions, references):
+        return 99.0
+
+    with pytest.raises(ValueError, match="A metric is called 'loss', and the mean cross-entropy is too"):
+        measure(make_model("bert"), rows_of(make_batch("bert")), metrics=[loss])
+
+
+def test_rows_without_a_label_have_no_mean(make_model):
+    rows = Dataset.from_dict({"input_ids": [[1, 2, 3]], "labels": [[-100, -100, -100]]})
+    with pytest.raises(ValueError, match="The data set 'cue' has no labelled tokens: all of its labels are -100"):
+        measure(make_model("gpt2"), {"cue": rows})
 
 
 def test_labels_beyond_the_classes_are_refused(make_model):

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sweeps that stop and go on: nothing is measured twice, and nothing of another sweep is taken over."""
 
+import gc
 import json
 import weakref
 
@@ -11,7 +12,9 @@ import torch
 from transformers import default_data_collator
 
 from hf_cbft import ConnectivityEvaluator
+from hf_cbft.connectivity import batches
 from hf_cbft.connectivity.points import Point, PointStore
+from hf_cbft.tasks.classification import Classification
 from hf_cbft.tasks.task import Scores, Task
 
 ROWS = 10
@@ -224,3 +227,28 @@ def test_rows_that_do_not_fit_are_given_up_with_their_pass(make_model, monkeypat
     evaluator.evaluate(make_rows(1, rows=20), num_points=3, num_resamples=20)
     assert len(most) == 2 + 3 * 10
     assert max(most) <= 2
+
+
+def test_nothing_of_a_pass_without_memory_is_alive_while_the_ranks_talk(make_model, monkeypatch):
+    # The gathering needs memory of the device that has just run out of it.
+    alive, seen = weakref.WeakSet(), []
+    outputs, gather = Classification.outputs, batches.gather_objects
+
+    def without_memory(self, model, batch):
+        activation = torch.zeros(8)
+        alive.add(activation)
+        if len(batch["labels"]) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return outputs(self, model, batch)
+
+    monkeypatch.setattr(Classification, "outputs", without_memory)
+    monkeypatch.setattr(batches, "gather_objects", lambda value: seen.append(len(alive)) or gather(value))
+    gc.disable()  # which may come late
+    try:
+        ConnectivityEvaluator(make_model("vit"), make_model("vit", seed=1), batch_size=4).evaluate(
+            make_rows(1), num_points=3, num_resamples=20
+        )
+    finally:
+        gc.enable()
+    assert len(seen) > 3
+    assert not any(seen)
