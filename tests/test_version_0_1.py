@@ -77,8 +77,10 @@ def test_a_result_a_matrix_and_a_curve_are_read_and_measured_again_the_same(make
     measured = connectivity_matrix(["start", "end"], rows, num_points=3, num_resamples=50)
     np.testing.assert_allclose(matrix.losses["cue"], measured.losses["cue"], rtol=1e-5)
     curve = load_curve("curve", "start", "end")
-    along = ConnectivityEvaluator("start", "end", batch_size=6).evaluate(rows, curve, num_points=3, num_resamples=50)
-    assert along.losses["cue"][[0, 2]] == pytest.approx(kept.losses["cue"][[0, 4]], rel=1e-5)
+    along = ConnectivityEvaluator("start", "end", batch_size=6).evaluate(rows, curve, num_points=5, num_resamples=50)
+    # What 0.1 measured; at 0.5 the straight line has 1.429.
+    by_0_1 = [1.5364923, 1.2810036, 1.2986537, 1.4122366, 1.5133935]
+    np.testing.assert_allclose(along.losses["cue"], by_0_1, rtol=1e-5)
 
 
 def test_an_alignment_is_read_and_is_still_the_same_function(maker):
@@ -125,6 +127,16 @@ def test_the_warning_names_the_new_import_in_the_users_own_line(old, name, advic
     shown = [line for line in process.stderr.splitlines() if f"{script}:1: DeprecationWarning: " in line]
     assert any(advice in line for line in shown), process.stderr
     assert len(shown) == len(set(shown))
+
+
+def test_a_filter_that_makes_errors_of_a_users_warnings_stops_at_the_users_line(tmp_path):
+    script = tmp_path / "old.py"
+    script.write_text("import hf_cbft\nfrom hf_cbft.config import CBFTConfig\n")
+    command = [sys.executable, "-W", "error::DeprecationWarning:__main__", str(script)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert f'File "{script}", line 2' in process.stderr
+    assert "DeprecationWarning: hf_cbft.config has moved to hf_cbft.training.config" in process.stderr
 
 
 @pytest.mark.parametrize("module_first", [False, True])
