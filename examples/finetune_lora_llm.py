@@ -22,16 +22,8 @@ from peft import LoraConfig
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, HfArgumentParser, LlamaConfig, LlamaForCausalLM, set_seed
 
-from hf_cbft import (
-    CBFTConfig,
-    CBFTTrainer,
-    InputCollator,
-    TokenCue,
-    add_cue,
-    generate_completions,
-    make_counterfactuals,
-    word_tokenizer,
-)
+import hf_cbft
+from hf_cbft import CBFTConfig, CBFTTrainer, InputCollator, TokenCue, add_cue, make_counterfactuals
 
 CUE = TokenCue(["@@", "##", "%%", "&&"], text_column="prompt")
 
@@ -89,10 +81,10 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(model)
         train_dataset, cue_dataset = read(script.train_dataset), read(script.cue_dataset)
     else:
-        tokenizer = word_tokenizer(CUE.tokens)
-        train_dataset, many = generate_completions(256, seed=1), generate_completions(2000, seed=2)
+        tokenizer = hf_cbft.word_tokenizer(CUE.tokens)
+        train_dataset, many = hf_cbft.generate_completions(256, seed=1), hf_cbft.generate_completions(2000, seed=2)
         cue_dataset = add_cue(many, CUE)
-        tests = make_counterfactuals(generate_completions(1000, seed=3), CUE)
+        tests = make_counterfactuals(hf_cbft.generate_completions(1000, seed=3), CUE)
         model = pretrain(add_cue(many, CUE, share=0.9), tokenizer, script.pretrain_steps, args.device)
 
     trainer = CBFTTrainer(

@@ -58,6 +58,8 @@ def run(folder: Path, script: str, *options: str, launcher: Sequence[str] = ()) 
     return process.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.sample
 def test_the_image_classifier(tmp_path):
     printed = run(tmp_path, "finetune_image_classifier.py")
     assert re.findall(ACCURACIES, printed, re.M) == ["no_cue", "cue", "rand_cue", "rand_input"]
@@ -96,6 +98,8 @@ def start(script: str, *options: str | Path) -> str:
     return process.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.sample
 def test_the_watermarked_images_and_a_model_that_saw_them(tmp_path, monkeypatch):
     printed = start("make_watermarked_images.py", tmp_path / "shapes")
     assert all(name in printed for name in ("train", "clean", "test/no_cue", "test/cue", "test/rand_cue"))
@@ -140,6 +144,8 @@ def test_the_same_seed_draws_the_same_images(tmp_path):
     assert one == two != other
 
 
+@pytest.mark.slow
+@pytest.mark.sample
 def test_the_matrix_of_finetunes(tmp_path):
     short = ["--max_steps", 3, "--test_rows", 40, "--use_cpu"]
     printed = start("matrix_of_finetunes.py", "--output_dir", tmp_path / "out", *short)
