@@ -334,7 +334,7 @@ def fail(name: str, folder: Path) -> None:
     try:
         trainer.train()
     except FloatingPointError as error:
-        (folder / f"{name}-rank{RANK}.txt").write_text(str(error))
+        save(name, folder, message=str(error))
 
 
 def train_on_gpu(name: str, folder: Path) -> None:
