@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from helpers.training import dataset
 from matplotlib.figure import Figure
 
 from hf_cbft import CBFTConfig, CBFTTrainer, ConnectivityEvaluator
@@ -30,10 +31,7 @@ def drawn(monkeypatch):
 @pytest.fixture
 def log(make_model, make_batch, tmp_path):
     """That of a run of six steps; the barrier loss ends after three. Barriers as the callback logs them."""
-    clean, cue = (
-        Dataset.from_dict({name: values.tolist() for name, values in make_batch("bert", 8, seed).items()})
-        for seed in (0, 1)
-    )
+    clean, cue = (dataset(make_batch("bert", 8, seed)) for seed in (0, 1))
     args = CBFTConfig(
         output_dir=str(tmp_path / "run"),
         max_steps=6,

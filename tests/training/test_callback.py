@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from helpers.training import dataset
 from peft import LoraConfig, get_peft_model
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -35,7 +36,7 @@ LORA = {"r": 4, "target_modules": ["query"], "modules_to_save": ["classifier"]}
 @pytest.fixture
 def make_rows(make_batch):
     def make(name: str = "bert", rows: int = 14, seed: int = 1) -> Dataset:
-        return Dataset.from_dict({key: value.tolist() for key, value in make_batch(name, rows, seed).items()})
+        return dataset(make_batch(name, rows, seed))
 
     return make
 

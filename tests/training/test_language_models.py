@@ -4,12 +4,14 @@
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from helpers.training import FIXED_ORDER, sgd_config
 from torch.func import functional_call
 from transformers import (
     DataCollatorWithFlattening,
@@ -41,6 +43,7 @@ from hf_cbft.paths.interpolation import copy_weights, evaluation_mode
 
 TOKENIZER = word_tokenizer(["@@", "##", "%%", "&&"])
 CUE = TokenCue(["@@", "##", "%%", "&&"], text_column="prompt")
+config = partial(sgd_config, learning_rate=5e-5, invariance_coef=0.0, **FIXED_ORDER)
 
 
 def make_language_model(name: str, seed: int = 0, size: int = 16, attention: str = "sdpa"):
@@ -119,28 +122,6 @@ def completion_loss(model, weights, rows: Dataset) -> torch.Tensor:
         logits = functional_call(model, weights, (torch.tensor([start + end]),)).logits[0]
         losses += [-logits[len(start) + i - 1].log_softmax(dim=-1)[token] for i, token in enumerate(end)]
     return torch.stack(losses).mean()
-
-
-def config(folder, **options) -> CBFTConfig:
-    defaults = {
-        "output_dir": str(folder / "out"),
-        "max_steps": 1,
-        "per_device_train_batch_size": 8,
-        "optim": "sgd",
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "invariance_coef": 0.0,
-        "barrier_stop_ratio": 1.0,
-        "pairing": "index",
-        "train_sampling_strategy": "sequential",
-        "seed": 3,
-    }
-    return CBFTConfig(**{**defaults, **options})
 
 
 class Recorder(TrainerCallback):

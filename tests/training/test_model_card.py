@@ -6,7 +6,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from datasets import Dataset
+from helpers.training import dataset
 from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from markdown_it import MarkdownIt
@@ -34,7 +34,7 @@ HOSTILE = [
 
 
 def rows(make_batch, seed):
-    return Dataset.from_dict({name: values.tolist() for name, values in make_batch("vit", 8, seed).items()})
+    return dataset(make_batch("vit", 8, seed))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 """What trackers get of a run: TensorBoard's event files, and any other integration through `on_log`."""
 
 import pytest
-from datasets import Dataset
+from helpers.training import dataset
 from tensorboard.backend.event_processing import event_accumulator
 from transformers import TrainerCallback
 
@@ -28,7 +28,7 @@ def run(make_model, make_batch, tmp_path):
     """A short run with TensorBoard and another integration: its trainer and what the other one got."""
 
     def rows(number, seed):
-        return Dataset.from_dict({key: value.tolist() for key, value in make_batch("vit", number, seed).items()})
+        return dataset(make_batch("vit", number, seed))
 
     tracker = Tracker()
     args = CBFTConfig(

@@ -5,55 +5,30 @@
 import copy
 import json
 import math
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from helpers.training import dataset, double_collator, sgd_config
 from peft import LoraConfig, get_peft_model
 from torch.func import functional_call
 from torch.utils.data import IterableDataset
 from transformers import GPT2Config, GPT2ForSequenceClassification, TrainerCallback
 
-from hf_cbft import CBFTConfig, CBFTTrainer
+from hf_cbft import CBFTTrainer
 from hf_cbft.paths.geometry import sample_alpha
 from hf_cbft.paths.interpolation import copy_weights
 
 NUM_CLASSES = 4
 ALPHA_DEFAULTS = {"sampling": "clipped_normal", "alpha_min": 0.25, "alpha_max": 0.75}
+config = partial(sgd_config, max_steps=4)
 
 
 def rows(name: str, num_rows: int, seed: int, make_batch) -> Dataset:
     """A data set of model inputs and labels, as lists."""
-    batch = make_batch(name, num_rows, seed)
-    return Dataset.from_dict({column: values.tolist() for column, values in batch.items()})
-
-
-def config(folder, **options) -> CBFTConfig:
-    defaults = {
-        "output_dir": str(folder / "out"),
-        "max_steps": 4,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-2,
-        "optim": "sgd",
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "invariance_warmup_ratio": 0.0,
-        "seed": 3,
-    }
-    return CBFTConfig(**{**defaults, **options})
-
-
-def double_collator(features):
-    """The float inputs of a float64 model."""
-    batch = {name: torch.tensor(np.array([row[name] for row in features])) for name in features[0]}
-    return {name: v.double() if v.is_floating_point() else v for name, v in batch.items()}
+    return dataset(make_batch(name, num_rows, seed))
 
 
 class Recorder(TrainerCallback):

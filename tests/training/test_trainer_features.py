@@ -3,54 +3,22 @@
 """`CBFTTrainer` with what people switch on in `TrainingArguments`: each feature gives the same, right gradient."""
 
 import copy
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+from helpers.training import FIXED_ORDER, dataset, double_collator, sgd_config
 from torch.func import functional_call
 from transformers import TrainerCallback
 
-from hf_cbft import CBFTConfig, CBFTTrainer
+from hf_cbft import CBFTTrainer
 from hf_cbft.baselines import finetune
 from hf_cbft.paths.geometry import sample_alpha
 from hf_cbft.paths.interpolation import copy_weights
 
 NUM_CLASSES = 4
-
-
-def config(folder, **options) -> CBFTConfig:
-    defaults = {
-        "output_dir": str(folder / "out"),
-        "max_steps": 1,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 1e-2,
-        "optim": "sgd",
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "ref_loss": 0.25,
-        "invariance_coef": 0.0,
-        "barrier_stop_ratio": 1.0,
-        "pairing": "index",
-        "train_sampling_strategy": "sequential",
-        "seed": 3,
-    }
-    return CBFTConfig(**{**defaults, **options})
-
-
-def dataset(batch) -> Dataset:
-    return Dataset.from_dict({name: value.tolist() for name, value in batch.items()})
-
-
-def double_collator(features):
-    batch = {name: torch.tensor(np.array([row[name] for row in features])) for name in features[0]}
-    return {name: v.double() if v.is_floating_point() else v for name, v in batch.items()}
+config = partial(sgd_config, ref_loss=0.25, invariance_coef=0.0, **FIXED_ORDER)
 
 
 class Recorder(TrainerCallback):
