@@ -23,6 +23,7 @@ from hf_cbft.cli.main import _COMMANDS, main
 from hf_cbft.cli.options import CommandParser
 from hf_cbft.data.counterfactuals import add_cue
 from hf_cbft.data.sentences import generate_completions, word_tokenizer
+from hf_cbft.tasks import registry
 from paper import run
 
 ROOT = Path(__file__).parents[1]
@@ -114,8 +115,9 @@ def test_the_commands_of_a_page_run(page, there):
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if has(p, "python") and p != "README.md"])
-def test_the_scripts_of_a_page_run(page, there):
-    # One after another, as a reader would type them.
+def test_the_scripts_of_a_page_run(page, there, monkeypatch):
+    # One after another, as a reader would type them. A task of the page is known to no other test.
+    monkeypatch.setattr(registry, "TASKS", list(registry.TASKS))
     names: dict[str, object] = {"__name__": "__main__"}
     for number, block in enumerate(blocks(page, "python"), start=1):
         exec(compile(re.sub(r"max_steps=\d+", "max_steps=2", block), f"{page}, block {number}", "exec"), names)

@@ -101,32 +101,33 @@ def test_an_old_module_path_gives_what_is_there_now(old):
         assert all(getattr(module, name) is getattr(now, name) for name in vars(now) if not name.startswith("__")), new
 
 
-@pytest.mark.parametrize(
-    ("old", "name", "advice"),
-    [
-        ("mechanisms", "mechanisms", "write `from hf_cbft import MechanismReport, mechanisms`."),
-        ("config", "CBFTConfig", "hf_cbft.config has moved to hf_cbft.training.config, and this path goes with the"),
-        ("batchnorm", "recalibrate", "hf_cbft.batchnorm has moved to hf_cbft.paths.batchnorm, and this path goes"),
-        ("data.groups", "read_wilds_metadata", "write `from hf_cbft import BackgroundCue, read_wilds_metadata`."),
-        ("reproduce.recipes", "build_model", "hf_cbft.reproduce has moved to examples/paper of the repository"),
-    ],
-)
-def test_the_warning_names_the_new_import_in_the_users_own_line(old, name, advice, tmp_path):
-    script = tmp_path / "old.py"
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """`told(old)`: what a user's script is told at the line that imports from the old path."""
+    script = tmp_path_factory.mktemp("old") / "old.py"
+    lines = [f"from hf_cbft.{old} import {name}" for old, name, _ in OLD_IMPORTS]
     script.write_text(
-        "\n".join(
-            [
-                f"from hf_cbft.{old} import {name}",
-                "from hf_cbft import mechanisms",
-                "assert mechanisms.__name__ == 'mechanisms'",
-            ]
-        )
+        "\n".join([*lines, "from hf_cbft import mechanisms", "assert mechanisms.__name__ == 'mechanisms'"])
     )
     command = [sys.executable, "-W", "always::DeprecationWarning", str(script)]
-    process = subprocess.run(command, capture_output=True, text=True, check=True)
-    shown = [line for line in process.stderr.splitlines() if f"{script}:1: DeprecationWarning: " in line]
-    assert any(advice in line for line in shown), process.stderr
-    assert len(shown) == len(set(shown))
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
+    numbers = {old: number for number, (old, *_) in enumerate(OLD_IMPORTS, 1)}
+    return lambda old: [line for line in said if f"{script}:{numbers[old]}: DeprecationWarning: " in line]
+
+
+OLD_IMPORTS = [
+    ("mechanisms", "mechanisms", "write `from hf_cbft import MechanismReport, mechanisms`."),
+    ("config", "CBFTConfig", "hf_cbft.config has moved to hf_cbft.training.config, and this path goes with the"),
+    ("batchnorm", "recalibrate", "hf_cbft.batchnorm has moved to hf_cbft.paths.batchnorm, and this path goes"),
+    ("data.groups", "read_wilds_metadata", "write `from hf_cbft import BackgroundCue, read_wilds_metadata`."),
+    ("reproduce.recipes", "build_model", "hf_cbft.reproduce has moved to examples/paper of the repository"),
+]
+
+
+@pytest.mark.parametrize(("old", "name", "advice"), OLD_IMPORTS)
+def test_the_warning_names_the_new_import_in_the_users_own_line(old, name, advice, told):
+    assert any(advice in line for line in told(old)), told(old)
+    assert len(told(old)) == len(set(told(old)))
 
 
 def test_a_filter_that_makes_errors_of_a_users_warnings_stops_at_the_users_line(tmp_path):

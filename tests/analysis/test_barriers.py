@@ -527,6 +527,8 @@ def simulated_losses(generator, noise, num_examples, truth):
     return 5.0 + 0.3 * GRID[:, None] + BUMP[:, None] * (truth + draws[0]) + 0.5 * draws[1:]
 
 
+@pytest.mark.slow
+@pytest.mark.sample
 def test_interval_covers_the_known_barrier():
     """An interval that promises 95 % and keeps less makes every verdict a guess; the table is printed."""
     repetitions = 500

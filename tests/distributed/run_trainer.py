@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The hf_cbft authors
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the cases of tests/distributed/test_ddp.py and saves what came out. One process takes the joint batch.
+"""Trains the cases of test_distributed.py and saves what came out. One process takes the joint batch.
 
 Run by `torchrun --nproc-per-node 2 run_trainer.py FOLDER CASE...`, or with one process; each rank writes
 FOLDER/CASE-rankR-of-N.pt.

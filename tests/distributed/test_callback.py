@@ -16,7 +16,7 @@ from hf_cbft import ConnectivityEvaluator
 SCRIPT = Path(__file__).with_name("run_callback.py")
 CASES = ["bert", "evaluated before", "lora", "batchnorm", "cbft"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("distributed callback")]
+pytestmark = [pytest.mark.slow, pytest.mark.sample, pytest.mark.xdist_group("distributed callback")]
 
 
 @pytest.fixture(scope="module")

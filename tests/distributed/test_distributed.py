@@ -118,6 +118,8 @@ def test_two_processes_resume_bit_for_bit(k, results):
         assert all(torch.equal(weight, runs["resumed"][k][name]) for name, weight in runs["whole"].items())
 
 
+@pytest.mark.slow
+@pytest.mark.sample
 def test_a_failure_on_one_rank_ends_all(tmp_path):
     # Otherwise the others would wait for it in the next sum.
     began = time.monotonic()

@@ -198,6 +198,7 @@ def die(grid, job, device):
 
 
 @pytest.mark.slow
+@pytest.mark.sample
 def test_a_process_that_is_killed_costs_its_own_job_alone(grid, monkeypatch):
     # As the kernel does with one that takes too much memory.
     monkeypatch.setattr(driver, "run_job", die)

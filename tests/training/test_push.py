@@ -106,6 +106,7 @@ def test_a_large_file_that_the_storage_refuses_is_one_sentence_too(push, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.sample
 def test_what_is_pushed_while_training_goes_on_holds_no_reference_and_no_token_either(push, tmp_path):
     """There the upload is the Trainer's own."""
     _, process = push("saving")

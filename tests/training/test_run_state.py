@@ -542,7 +542,8 @@ def moments(kills: int, seed: int, save_seconds: float):
 
 
 @pytest.mark.xdist_group("killed runs")
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)], ids=lambda n: f"{n} kills")
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [pytest.param(3, marks=pytest.mark.sample), 20], ids=lambda n: f"{n} kills")
 @pytest.mark.parametrize("model", ["bert", "vit"])
 def test_killed_runs_end_as_if_they_had_not_been(model, kills, runs, tmp_path):
     """Anything that a checkpoint lacks, or that is not put back, moves the weights."""
