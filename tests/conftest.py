@@ -40,15 +40,6 @@ def pytest_addoption(parser) -> None:
     parser.addoption("--update-errors", action="store_true", help="Write tests/errors.txt anew.")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest leaves out the slow ones
-def pytest_collection_modifyitems(items) -> None:
-    """The quick demo takes a minute of a core: what looks at it is a long check, and in the sample."""
-    for item in items:
-        if "quick_demo" in item.fixturenames:
-            item.add_marker("slow")
-            item.add_marker("sample")
-
-
 def make_vit() -> ViTForImageClassification:
     return ViTForImageClassification(
         ViTConfig(

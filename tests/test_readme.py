@@ -62,6 +62,8 @@ def test_every_other_block_is_run_or_is_output():
     assert languages.count("bash") == 3
 
 
+@pytest.mark.slow
+@pytest.mark.sample
 def test_the_finetuning_script_runs(quick_demo, tmp_path):
     (tmp_path / "cbft-demo").symlink_to(quick_demo.folder)
     script = body(EXAMPLES / "finetune_with_cbft.py")
@@ -70,6 +72,8 @@ def test_the_finetuning_script_runs(quick_demo, tmp_path):
     AutoModelForImageClassification.from_pretrained(tmp_path / "cbft-model")
 
 
+@pytest.mark.slow
+@pytest.mark.sample
 def test_the_measuring_script_runs(quick_demo, tmp_path):
     (tmp_path / "cbft-demo").symlink_to(quick_demo.folder)
     printed = run_script(body(EXAMPLES / "measure_a_path.py"), tmp_path)

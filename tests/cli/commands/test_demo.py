@@ -99,6 +99,7 @@ def test_naive_large_is_picked_on_validation_images(quick_demo):
     assert record["tried"][f"{record['learning_rate']:g}"] == record["validation_rand_cue"]
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("interrupted demo")  # beside the full one, not after it
 def test_interrupt_keeps_what_is_whole_and_resume_makes_what_is_missing(quick_demo, tmp_path):
     # What a second run makes is what the first one made, whatever it finds there.
