@@ -3,10 +3,11 @@
 """Files and folders that are there whole or not at all: written beside, then renamed into place."""
 
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,16 @@ def write_text(file: str | Path, text: str) -> None:
 
 def write_json(file: str | Path, data: Any) -> None:
     write_text(file, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def nan_as_null(values: Any) -> Any:
+    """Numbers, arrays of them, mappings of either, with `None` for what is not finite: JSON has no NaN."""
+    if isinstance(values, Mapping):
+        return {name: nan_as_null(value) for name, value in values.items()}
+    plain = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(plain, list):
+        return [nan_as_null(value) for value in plain]
+    return plain if math.isfinite(plain) else None
 
 
 def read_measured(file: Path, what: str, versions: Sequence[int]) -> dict[str, Any]:

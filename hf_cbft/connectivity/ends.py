@@ -16,7 +16,7 @@ from hf_cbft.architectures import has_adapter
 from hf_cbft.checkpoints.curve_files import CURVE_FILE, load_curve
 from hf_cbft.checkpoints.loading import LoadOptions, source_name, stored_weights
 from hf_cbft.paths.fingerprint import fingerprint
-from hf_cbft.paths.geometry import LazyWeights, LinearPath, PolylinePath, QuadraticPath, Weights
+from hf_cbft.paths.geometry import LazyWeights, LinearPath, PolylinePath, QuadraticPath, Weights, other_dtype
 from hf_cbft.paths.interpolation import check_same_weights, local, moving, named_weights, sharded_like
 
 Source = str | Path | nn.Module
@@ -98,11 +98,11 @@ class WeightEnds:
         if any(hasattr(tensor, "to_local") for tensor in live.values()):
             weights = {n: sharded_like(live[n], w.detach()) if n in live else w for n, w in weights.items()}
         check_same_weights(live, weights, what)
-        other = [name for name, weight in live.items() if weight.dtype != weights[name].dtype]
-        if other:
+        other = other_dtype(live, weights)
+        if other is not None:
             place = "end" if what == "The end point" else what
             raise ValueError(
-                f"{other[0]} is {live[other[0]].dtype} at the start and {weights[other[0]].dtype} at the {place}, so "
+                f"{other} is {live[other].dtype} at the start and {weights[other].dtype} at the {place}, so "
                 "rounding would keep the path from its end: load both models in one dtype, with dtype=."
             )
         return weights

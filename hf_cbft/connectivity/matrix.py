@@ -25,7 +25,7 @@ from hf_cbft.connectivity.sweep import Store
 from hf_cbft.distributed import on_main_rank
 from hf_cbft.files import whole_folder, write_json, write_text
 from hf_cbft.paths.fingerprint import fingerprint
-from hf_cbft.paths.geometry import LinearPath, Weights
+from hf_cbft.paths.geometry import LinearPath, Weights, other_dtype
 from hf_cbft.paths.interpolation import at_point, check_same_weights, moving, named_weights
 
 
@@ -334,7 +334,7 @@ def _opened(checkpoints: Sequence[str], options: LoadOptions) -> tuple[nn.Module
         weights = stored_weights(source, options)
         stored[index] = weights
         check_same_weights(live, weights, source)
-        other = next((name for name, weight in live.items() if weight.dtype != weights[name].dtype), None)
+        other = other_dtype(live, weights)
         if other is not None:
             raise ValueError(
                 f"{other} is {live[other].dtype} in {checkpoints[0]} and {weights[other].dtype} in {source}, so "

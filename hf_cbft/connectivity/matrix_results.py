@@ -14,7 +14,7 @@ from scipy.spatial.distance import squareform
 
 from hf_cbft.analysis.barriers import Barrier
 from hf_cbft.connectivity.results import ConnectivityResult
-from hf_cbft.files import read_measured, whole_folder, write_json
+from hf_cbft.files import nan_as_null, read_measured, whole_folder, write_json
 from hf_cbft.tables import format_band, format_list, format_table
 
 _SCHEMA_VERSION = 1
@@ -150,11 +150,7 @@ class MatrixResult:
                 for (i, j), pair in self.pairs.items()
             ],
             "losses": {part: values.tolist() for part, values in self.losses.items()},
-            "metrics": {
-                # JSON has no NaN: a metric that is undefined is null.
-                part: {m: [v if np.isfinite(v) else None for v in values.tolist()] for m, values in by_metric.items()}
-                for part, by_metric in self.metrics.items()
-            },
+            "metrics": nan_as_null(self.metrics),
             "clusters": self.clusters,
             "order": self.order,
         }

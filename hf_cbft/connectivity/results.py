@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from hf_cbft.analysis.barriers import BASELINES, Barrier, compute_barrier, group_barriers
-from hf_cbft.files import read_measured, whole_file, whole_folder, write_json
+from hf_cbft.files import nan_as_null, read_measured, whole_file, whole_folder, write_json
 from hf_cbft.tables import VERDICTS, format_band, format_table
 
 _SCHEMA_VERSION = 2
@@ -88,11 +88,7 @@ class ConnectivityResult:
             "alphas": self.alphas.tolist(),
             "num_examples": {name: int(weights.size) for name, weights in self.weights.items()},
             "losses": {name: values.tolist() for name, values in self.losses.items()},
-            "metrics": {
-                # JSON has no NaN: a metric that is undefined at a point is null.
-                name: {m: [v if np.isfinite(v) else None for v in values.tolist()] for m, values in by_metric.items()}
-                for name, by_metric in self.metrics.items()
-            },
+            "metrics": nan_as_null(self.metrics),
             "barriers": {name: asdict(barrier) for name, barrier in self.barriers.items()},
             "error_barriers": {name: asdict(barrier) for name, barrier in self.error_barriers.items()},
             "group_barriers": {

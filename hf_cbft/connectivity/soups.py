@@ -9,11 +9,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from huggingface_hub import ModelCardData
 
 from hf_cbft.checkpoints.sources import split_revision
 from hf_cbft.connectivity.matrix_results import MatrixResult
+from hf_cbft.files import nan_as_null
 from hf_cbft.paths.geometry import Weights
 from hf_cbft.tables import format_number, markdown_table
 
@@ -36,11 +36,7 @@ class Soup:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings; a metric that is undefined is `None`."""
-        metrics = {
-            name: {metric: value if np.isfinite(value) else None for metric, value in by_metric.items()}
-            for name, by_metric in self.metrics.items()
-        }
-        return {"members": self.members, "losses": self.losses, "metrics": metrics}
+        return {"members": self.members, "losses": self.losses, "metrics": nan_as_null(self.metrics)}
 
 
 @dataclass(frozen=True)

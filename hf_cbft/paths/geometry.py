@@ -40,6 +40,11 @@ class LazyWeights(Mapping[str, torch.Tensor]):
         return len(self._names)
 
 
+def other_dtype(expected: Weights, given: Weights) -> str | None:
+    """The first weight that `given` keeps in another dtype: rounding would keep a path from its end."""
+    return next((name for name, weight in expected.items() if weight.dtype != given[name].dtype), None)
+
+
 def check_alpha(alpha: float) -> float:
     """Return `alpha` if it lies in [0, 1]; raise a `ValueError` otherwise."""
     if not 0.0 <= alpha <= 1.0:

@@ -22,7 +22,7 @@ from hf_cbft.data.inputs import InputCollator
 from hf_cbft.distributed import differentiable_mean
 from hf_cbft.paths.batchnorm import batchnorm_modules, recalibrate
 from hf_cbft.paths.fingerprint import fingerprint
-from hf_cbft.paths.geometry import LinearPath, QuadraticPath, Weights, sample_alpha
+from hf_cbft.paths.geometry import LinearPath, QuadraticPath, Weights, other_dtype, sample_alpha
 from hf_cbft.paths.interpolation import at_point, check_same_weights, copy_weights, evaluation_mode, named_weights
 from hf_cbft.tasks.registry import task_of
 from hf_cbft.tasks.seq2seq import Seq2Seq
@@ -318,7 +318,7 @@ def _in_float32(model: Any) -> Any:
 
 def _check_alike(start: Weights, other: Weights, what: str) -> None:
     check_same_weights(start, other, what)
-    name = next((name for name, weight in start.items() if weight.dtype != other[name].dtype), None)
+    name = other_dtype(start, other)
     if name is not None:
         raise ValueError(
             f"{what} keeps {name} in {other[name].dtype} and the start in {start[name].dtype}, so rounding would keep "

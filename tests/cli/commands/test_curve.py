@@ -6,14 +6,13 @@ import json
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from helpers.sentences import sentence_config, write_sentences
+from transformers import BertForSequenceClassification
 
 from hf_cbft.checkpoints.curve_files import load_curve
 from hf_cbft.cli.commands.curve import Arguments, check, run
 from hf_cbft.cli.main import main
-from hf_cbft.data.sentences import generate_sentences, word_tokenizer
-
-LABELS = {0: "sport", 1: "weather", 2: "food", 3: "music"}
+from hf_cbft.data.sentences import word_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -21,23 +20,12 @@ def inputs(tmp_path_factory):
     """A folder with two tiny text classifiers, their tokenizer, and training rows in a JSON lines file."""
     folder = tmp_path_factory.mktemp("curve")
     tokenizer = word_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        num_labels=4,
-    )
+    config = sentence_config(len(tokenizer))
     for seed, name in enumerate(("start", "end")):
         torch.manual_seed(seed)
         BertForSequenceClassification(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    rows = generate_sentences(24, seed=0)
-    with (folder / "train.jsonl").open("w") as file:
-        for row in rows:
-            file.write(json.dumps({"text": row["text"], "label": row["label"]}) + "\n")
+    write_sentences(folder / "train.jsonl")
     return folder
 
 

@@ -13,11 +13,12 @@ import time
 import numpy as np
 import pytest
 import torch
+from helpers.sentences import sentence_config, write_sentences
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from hf_cbft.cli.main import main
 from hf_cbft.connectivity.matrix_results import MatrixResult
-from hf_cbft.data.sentences import generate_sentences, word_tokenizer
+from hf_cbft.data.sentences import word_tokenizer
 from hf_cbft.tasks.classification import Classification
 
 
@@ -26,14 +27,8 @@ def inputs(tmp_path_factory):
     """A folder with tiny text classifiers, near and far, their tokenizer, and rows in a JSON lines file."""
     folder = tmp_path_factory.mktemp("matrix")
     tokenizer = word_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=32,
-        num_labels=4,
+    config = sentence_config(
+        len(tokenizer),
         label2id={name: index for index, name in enumerate(("sport", "weather", "food", "music"))},
         id2label=dict(enumerate(("sport", "weather", "food", "music"))),
     )
@@ -48,9 +43,7 @@ def inputs(tmp_path_factory):
     BertForSequenceClassification(BertConfig(**{**config.to_dict(), "hidden_size": 8})).save_pretrained(
         folder / "small"
     )
-    with (folder / "rows.jsonl").open("w") as file:
-        for row in generate_sentences(24, seed=0):
-            file.write(json.dumps({"text": row["text"], "label": row["label"]}) + "\n")
+    write_sentences(folder / "rows.jsonl")
     return folder
 
 
