@@ -31,5 +31,7 @@ linters() {
 
 # Without --quiet: --strict counts no warnings then.
 site() {
-  NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --site-dir "$(mktemp -d)"
+  local built
+  built=$(mktemp -d)
+  NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --site-dir "$built" && rm -rf "$built"
 }
