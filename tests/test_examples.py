@@ -83,6 +83,8 @@ def test_the_text_classifier_on_two_processes_and_then_lora_on_your_own(tmp_path
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.sample
 def test_the_language_model(tmp_path):
     printed = run(tmp_path, "finetune_lora_llm.py")
     lines = r"^(\w+): clean perplexity \d+\.\d{3}, the completion follows the cue [01]\.\d{3}$"

@@ -124,6 +124,7 @@ OLD_IMPORTS = [
 ]
 
 
+@pytest.mark.xdist_group("told")
 @pytest.mark.parametrize(("old", "name", "advice"), OLD_IMPORTS)
 def test_the_warning_names_the_new_import_in_the_users_own_line(old, name, advice, told):
     assert any(advice in line for line in told(old)), told(old)

@@ -32,7 +32,7 @@ CASES = [
 ]
 EXACT = {name: 1e-5 for name in CASES if name not in ("batchnorm", "padded last batch")}
 
-pytestmark = pytest.mark.xdist_group("distributed")
+pytestmark = [pytest.mark.slow, pytest.mark.sample, pytest.mark.xdist_group("distributed")]
 
 
 def launch(script: str, *arguments: str, processes: int, timeout: float = 300.0) -> subprocess.CompletedProcess:
