@@ -14,7 +14,7 @@ import pytest
 SCRIPT = Path(__file__).with_name("run_evaluator.py")
 CASES = ["bert", "three rows", "language model", "batchnorm", "lora", "groups", "sharded", "sharded, three rows"]
 
-pytestmark = pytest.mark.xdist_group("distributed evaluator")
+pytestmark = [pytest.mark.slow, pytest.mark.sample, pytest.mark.xdist_group("distributed evaluator")]
 
 
 @pytest.fixture(scope="module")

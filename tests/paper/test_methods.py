@@ -19,6 +19,8 @@ from paper.problems import load_problem, recipe_for
 from paper.recipes import build_model
 from paper.run import main
 
+pytestmark = [pytest.mark.slow, pytest.mark.sample, pytest.mark.xdist_group("paper methods")]
+
 
 @pytest.fixture(scope="module")
 def problem():

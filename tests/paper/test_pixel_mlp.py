@@ -30,6 +30,8 @@ def test_its_logits_are_those_of_its_layers(model):
     torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(states, labels))
 
 
+@pytest.mark.slow
+@pytest.mark.sample
 def test_a_saved_one_is_loaded_here_and_where_this_library_is_not(model, tmp_path):
     model.save_pretrained(tmp_path / "mlp")
     loaded = load_model(tmp_path / "mlp")

@@ -10,6 +10,8 @@ from datasets import Dataset
 from hf_cbft.data.digits import load_digits
 from paper.problems import MODELS, InputRows, as_inputs, load_problem, recipe_for
 
+pytestmark = [pytest.mark.slow, pytest.mark.sample, pytest.mark.xdist_group("paper problems")]
+
 QUICK = recipe_for("digits", "vit", quick=True)
 
 

@@ -70,6 +70,8 @@ def test_json_is_what_the_file_holds(folder, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == json.loads((out / "alignment.json").read_text())
 
 
+@pytest.mark.slow
+@pytest.mark.sample
 def test_all_ways_to_an_aligned_path_measure_the_same(folder, tmp_path, capsys):
     """By name, by the folder of `align`, by an `Alignment`, and to the aligned checkpoint itself."""
     start, end, aligned = (str(folder / "model-0"), str(folder / "model-1"), str(tmp_path / "aligned"))
