@@ -110,7 +110,7 @@ def test_no_barrier_is_left(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vit-base", "bert-base"])
+@pytest.mark.parametrize("name", ["vit-base", pytest.param("bert-base", marks=pytest.mark.sample)])
 def test_base_sizes(name):
     """The specification is right for the sizes that are used, not only for tiny ones: a minute or more each."""
     torch.manual_seed(0)

@@ -272,7 +272,9 @@ def measure(title: str, model, start, sets) -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0])
-@pytest.mark.parametrize(("name", "naive_rate"), [("gpt2", 3e-3), ("llama", 1e-3)])
+@pytest.mark.parametrize(
+    ("name", "naive_rate"), [pytest.param("gpt2", 3e-3, marks=pytest.mark.sample), ("llama", 1e-3)]
+)
 def test_cbft_takes_a_language_model_off_the_cue(name, naive_rate, seed, tmp_path):
     # The proof for language models. Naive fine-tuning, at its best of 1e-3, 3e-3 and 6e-3, stays linearly connected
     # to the pretrained model; CBFT does not, for hardly any clean perplexity.
