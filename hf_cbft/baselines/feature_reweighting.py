@@ -25,7 +25,7 @@ from hf_cbft.data.columns import check_not_empty, group_values
 
 @dataclass(frozen=True)
 class ReweightedLayer:
-    """What [`deep_feature_reweighting`] chose.
+    """The regularization that [`deep_feature_reweighting`] chose.
 
     Args:
         inverse_l1 (`float`): the C of the fit.

@@ -29,7 +29,7 @@ _TOLERANCE = 1e-8
 
 @dataclass(frozen=True)
 class Features:
-    """What enters the last linear layer, row by row.
+    """The inputs of the last linear layer, row by row.
 
     Args:
         inputs (`np.ndarray`): (N, D) float64.
@@ -114,7 +114,7 @@ def last_layer_features(
 
 @dataclass(frozen=True)
 class RetrainedLayer:
-    """What [`retrain_last_layer`] reached.
+    """The result of [`retrain_last_layer`].
 
     Args:
         objective (`float`): mean cross-entropy plus the penalty, nats.

@@ -118,7 +118,7 @@ class BatchRunner:
     def _on_all_ranks(
         self, dataset: Any, what: str, function: Callable[[Iterator["_Batch"]], Iterator[tuple[int, Any]]]
     ) -> Any:
-        """What `function` gives for the batches by number, in their order; `None` where a rank ran out of memory."""
+        """The results of `function` for the batches, by number and in order; `None` where a rank ran out of memory."""
         own: dict[int, Any] = {}
         failure: Exception | None = None
         try:
@@ -212,7 +212,7 @@ def rows_changed(what: str) -> ValueError:
 
 
 class _Batch:
-    """What the collator made of some rows."""
+    """Some rows, as the collator put them together."""
 
     def __init__(self, number: int, values: Mapping[str, Any]) -> None:
         self.number, self.values = number, values

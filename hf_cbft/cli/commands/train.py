@@ -149,7 +149,7 @@ def _check_folder(folder: Path, resume: str | bool | None) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder with --output_dir.")
     if isinstance(resume, str) and not Path(resume).is_dir():
-        raise ValueError(f"There is no checkpoint {resume}: --resume_from_checkpoint takes true or such a folder.")
+        raise ValueError(f"There is no checkpoint {resume}: give the folder of one, or true for the newest.")
     if resume is True and newest_whole_checkpoint(folder)[0] is None:
         raise ValueError(f"{folder} holds no whole checkpoint: start without --resume_from_checkpoint.")
     if resume is None and folder.exists() and {path.name for path in folder.iterdir()} - {_CONFIG_FILE}:
