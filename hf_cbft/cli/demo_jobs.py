@@ -160,3 +160,34 @@ def measure_path(folder: Path, recipe: Recipe, name: str, device: str) -> None:
     sets = {part.name: datasets.load_from_disk(str(part)) for part in sorted((folder / "data").iterdir())}
     ordered = {part: sets[part] for part in ("no_cue", "cue", "rand_cue", "rand_input")}
     evaluator.evaluate(ordered, num_points=recipe.num_points).save(target)
+
+
+def pretrain(folder: Path, recipe: Recipe, job: DemoJob, device: str) -> str:
+    """Make the data and the model that relies on the cue; what the demo says of it."""
+    write_data(folder / "data", recipe, job.seed)
+    train(folder, recipe, job, device)
+    return "pretrained"
+
+
+def finetune(folder: Path, recipe: Recipe, job: DemoJob, device: str) -> str:
+    """Train one model and measure its path; a candidate is trained alone, and nothing is said of it."""
+    if not (job.is_candidate and (folder / "naive-large").exists()):
+        train(folder, recipe, job, device)
+    if job.is_candidate:
+        return ""
+    measure_path(folder, recipe, job.name, device)
+    return _summary(folder, job.name)
+
+
+def finish_large(folder: Path, recipe: Recipe, device: str) -> str:
+    """Pick the best candidate and measure its path."""
+    pick_candidate(folder)
+    measure_path(folder, recipe, "naive-large", device)
+    return _summary(folder, "naive-large")
+
+
+def _summary(folder: Path, name: str) -> str:
+    result = json.loads((folder / "paths" / name / "result.json").read_text(encoding="utf-8"))
+    seconds = json.loads((folder / name / "record.json").read_text(encoding="utf-8"))["train_seconds"]
+    accuracies = "  ".join(f"{part} {by['accuracy'][-1]:.2f}" for part, by in result["metrics"].items())
+    return f"{name:13} {accuracies}  barrier on cue {result['barriers']['cue']['height']:.2f}  ({seconds:.0f} s)"

@@ -41,11 +41,14 @@ class Classification(Task):
         class_labels(dataset, name, self.num_classes)
 
     def check_model(self, model: nn.Module) -> None:
-        problem = getattr(getattr(base_model(model), "config", None), "problem_type", None)
-        if problem in ("regression", "multi_label_classification"):
+        config = getattr(base_model(model), "config", None)
+        problem = getattr(config, "problem_type", None) or ""
+        one_output = getattr(config, "num_labels", None) == 1  # its cross-entropy is 0, whatever it says
+        if one_output or problem in ("regression", "multi_label_classification"):
+            given = "one output (num_labels = 1), which is a number" if one_output else problem.replace("_", " ")
             raise NotImplementedError(
-                f"{class_name(model)} is set up for {problem.replace('_', ' ')}, and the evaluator measures one class "
-                "a row: give a model whose problem_type is single_label_classification."
+                f"{class_name(model)} is set up for {given}, and the evaluator measures one class a row: give a model "
+                "of at least two classes whose problem_type is single_label_classification."
             )
 
     def plan(self, model: nn.Module, sets: Sets, pairing: str, layer: str | None, reads: bool) -> TrainingPlan:

@@ -269,6 +269,17 @@ def test_several_or_no_classes_a_row_are_refused(make_model, problem):
         ConnectivityEvaluator(model, make_model("bert"))
 
 
+@pytest.mark.parametrize("problem", [None, "regression", "single_label_classification"])
+def test_one_output_is_refused(make_model, problem):
+    # A softmax over one logit is 1: a loss of 0, an accuracy of 1, and connected to everything.
+    models = [make_model("bert"), make_model("bert", seed=1)]
+    for model in models:
+        model.config.problem_type, model.config.num_labels = problem, 1
+        model.classifier = torch.nn.Linear(16, 1)
+    with pytest.raises(NotImplementedError, match=r"set up for one output \(num_labels = 1\), which is a number"):
+        ConnectivityEvaluator(*models)
+
+
 def test_tasks_that_are_not_measured_are_refused_by_name():
     # Two logits a token look like those of a tagger.
     model = BertForQuestionAnswering(BertConfig(**{**BERT, "num_labels": 2}))

@@ -138,7 +138,7 @@ def _run_jobs(folder: Path, arguments: Arguments, recipe: Any) -> None:
     try:
         with tqdm(total=total, desc="models", unit="model", disable=None) as progress:
             for seed in arguments.seeds:
-                submit(seed, "pretrained", _pretrain, recipe, jobs.pretraining_job(recipe, seed), arguments.device)
+                submit(seed, "pretrained", jobs.pretrain, recipe, jobs.pretraining_job(recipe, seed), arguments.device)
             while waiting:
                 done, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -150,11 +150,11 @@ def _run_jobs(folder: Path, arguments: Arguments, recipe: Any) -> None:
                     if what == "pretrained":
                         for job in jobs.finetuning_jobs(recipe, seed):
                             what = "candidate" if job.is_candidate else job.name
-                            submit(seed, what, _finetune, recipe, job, arguments.device)
+                            submit(seed, what, jobs.finetune, recipe, job, arguments.device)
                     elif what == "candidate":
                         candidates_left[seed] -= 1
                         if candidates_left[seed] == 0:
-                            submit(seed, "naive-large", _finish_large, recipe, arguments.device)
+                            submit(seed, "naive-large", jobs.finish_large, recipe, arguments.device)
     except BaseException:
         for process in list(getattr(executor, "_processes", {}).values()):
             process.kill()
@@ -177,38 +177,3 @@ def _remove_leftovers(folder: Path) -> None:
     """Half-written folders, which have temporary names, of jobs that were killed."""
     for leftover in folder.glob("seed-*/**/.*-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _pretrain(folder: Path, recipe: Any, job: Any, device: str) -> str:
-    from hf_cbft.cli import demo_jobs as jobs
-
-    jobs.write_data(folder / "data", recipe, job.seed)
-    jobs.train(folder, recipe, job, device)
-    return "pretrained"
-
-
-def _finetune(folder: Path, recipe: Any, job: Any, device: str) -> str:
-    from hf_cbft.cli import demo_jobs as jobs
-
-    if job.is_candidate:
-        if not (folder / "naive-large").exists():
-            jobs.train(folder, recipe, job, device)
-        return ""
-    jobs.train(folder, recipe, job, device)
-    jobs.measure_path(folder, recipe, job.name, device)
-    return _summary(folder, job.name)
-
-
-def _finish_large(folder: Path, recipe: Any, device: str) -> str:
-    from hf_cbft.cli import demo_jobs as jobs
-
-    jobs.pick_candidate(folder)
-    jobs.measure_path(folder, recipe, "naive-large", device)
-    return _summary(folder, "naive-large")
-
-
-def _summary(folder: Path, name: str) -> str:
-    result = json.loads((folder / "paths" / name / "result.json").read_text(encoding="utf-8"))
-    seconds = json.loads((folder / name / "record.json").read_text(encoding="utf-8"))["train_seconds"]
-    accuracies = "  ".join(f"{part} {by['accuracy'][-1]:.2f}" for part, by in result["metrics"].items())
-    return f"{name:13} {accuracies}  barrier on cue {result['barriers']['cue']['height']:.2f}  ({seconds:.0f} s)"
