@@ -62,8 +62,7 @@ def test_what_is_recorded_is_not_run_again(benchmark, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.sample
-@pytest.mark.parametrize("problem", ["digits-1.0", "sentences", "shapes"])
+@pytest.mark.parametrize("problem", ["digits-1.0", "sentences", pytest.param("shapes", marks=pytest.mark.sample)])
 def test_every_method_runs_on_every_problem(benchmark, monkeypatch, problem):
     monkeypatch.setitem(benchmark.PROBLEMS, problem, replace(benchmark.PROBLEMS[problem], steps=2))
     starts = {}
