@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from helpers.training import sgd_config
 from peft import LoraConfig
 from torch.func import functional_call
 from transformers import BertConfig, BertForTokenClassification, TrainerCallback
 
-from hf_cbft import CBFTConfig, CBFTTrainer, ConnectivityEvaluator, invariance_loss
+from hf_cbft import CBFTTrainer, ConnectivityEvaluator, invariance_loss
 from hf_cbft.cli.main import main
 from hf_cbft.data.inputs import InputCollator
 from hf_cbft.data.sentences import word_tokenizer
@@ -57,25 +58,6 @@ def make_words(number: int, seed: int) -> Dataset:
     return Dataset.from_dict(rows)
 
 
-def config(folder, **options) -> CBFTConfig:
-    defaults = {
-        "output_dir": str(folder / "out"),
-        "max_steps": 1,
-        "learning_rate": 1e-2,
-        "optim": "sgd",
-        "max_grad_norm": 0.0,
-        "per_device_train_batch_size": 6,
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "invariance_warmup_ratio": 0.0,
-        "seed": 3,
-    }
-    return CBFTConfig(**{**defaults, **options})
-
-
 class Capture(TrainerCallback):
     """The gradients of the first step, and the alpha that it was taken at."""
 
@@ -101,7 +83,7 @@ def naive_loss(model, point, batch):
 def test_the_gradient_is_that_of_autograd_through_an_explicit_interpolation(checkpointing, tmp_path, table):
     model, reference = make_model(0).double(), make_model(1).double()
     clean, cue = make_rows(6, 1), make_rows(6, 2)
-    args = config(
+    args = sgd_config(
         tmp_path,
         barrier_coef=0.7,
         barrier_margin=6.0,
@@ -140,7 +122,7 @@ def test_the_gradient_is_that_of_autograd_through_an_explicit_interpolation(chec
 
 
 def test_pairs_are_drawn_at_random_and_all_terms_are_logged(tmp_path):
-    args = config(tmp_path, max_steps=4, eval_strategy="steps", eval_steps=2, barrier_stop_ratio=1.0)
+    args = sgd_config(tmp_path, max_steps=4, eval_strategy="steps", eval_steps=2, barrier_stop_ratio=1.0)
     rows = make_rows(12, 1), make_rows(12, 2)
     trainer = CBFTTrainer(make_model(), None, args, None, *rows, rows[0], processing_class=word_tokenizer())
     assert trainer.plan.pairing == "random"
@@ -162,7 +144,7 @@ def test_pairs_are_drawn_at_random_and_all_terms_are_logged(tmp_path):
 def test_rows_whose_tokens_cannot_be_trained_on_are_refused_before_anything_is_written(change, error, tmp_path):
     columns = {"input_ids": [[5, 6], [7, 8]], **{name: value for name, value in change.items() if value is not None}}
     with pytest.raises(ValueError, match=error):
-        CBFTTrainer(make_model(), None, config(tmp_path), None, make_rows(4, 1), Dataset.from_dict(columns))
+        CBFTTrainer(make_model(), None, sgd_config(tmp_path), None, make_rows(4, 1), Dataset.from_dict(columns))
     assert not (tmp_path / "out").exists()
 
 
@@ -171,7 +153,7 @@ def test_an_adapter_leaves_the_base_as_it_is(tmp_path):
     before = copy_weights(base)
     lora = LoraConfig(task_type="TOKEN_CLS", target_modules=["query", "value"], modules_to_save=["classifier"])
     rows = make_rows(12, 1), make_rows(12, 2)
-    args = config(tmp_path, max_steps=3, learning_rate=0.1)
+    args = sgd_config(tmp_path, max_steps=3, learning_rate=0.1)
     trainer = CBFTTrainer(base, None, args, None, *rows, processing_class=word_tokenizer(), peft_config=lora)
     trainer.train()
     trainer.save_model()
